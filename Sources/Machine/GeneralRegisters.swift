@@ -1,0 +1,53 @@
+/// One of the 18 registers that a snapshot holds at every exit.
+///
+/// The raw value is the register's index in KVM's `struct kvm_regs` (Linux
+/// `arch/x86/include/uapi/asm/kvm.h`), which is also the order of the trace's register masks.
+public enum Register: Int, CaseIterable, Sendable {
+    case rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp
+    case r8, r9, r10, r11, r12, r13, r14, r15
+    case rip, rflags
+
+    /// The assembler's name: `rax`, `r8`, `rflags`.
+    public var name: String { String(describing: self) }
+}
+
+/// The 16 general-purpose registers, RIP and RFLAGS.
+///
+/// Same layout as KVM's `struct kvm_regs`: 18 words of 64 bits, 144 bytes, in the order of
+/// ``Register``; it can be copied to and from the shared run page as it stands.
+public struct GeneralRegisters: Sendable {
+    /// The number of registers.
+    public static let count = 18
+
+    /// The registers in the order of ``Register``.
+    public var words: InlineArray<18, UInt64>
+
+    /// All registers zero.
+    public init() { words = InlineArray(repeating: 0) }
+
+    /// One register.
+    public subscript(register: Register) -> UInt64 {
+        get { words[register.rawValue] }
+        set { words[register.rawValue] = newValue }
+    }
+
+    /// The instruction pointer: an offset in CS, which is flat in long mode and mostly elsewhere.
+    public var rip: UInt64 {
+        get { self[.rip] }
+        set { self[.rip] = newValue }
+    }
+
+    /// The flags register.
+    public var rflags: UInt64 {
+        get { self[.rflags] }
+        set { self[.rflags] = newValue }
+    }
+}
+
+extension GeneralRegisters: Equatable {
+    /// Whether all 18 registers are equal.
+    public static func == (a: Self, b: Self) -> Bool {
+        for index in 0..<count where a.words[index] != b.words[index] { return false }
+        return true
+    }
+}
