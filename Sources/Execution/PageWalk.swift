@@ -1,0 +1,108 @@
+public import Guest
+public import Machine
+
+/// Reads guest memory through the guest's own address translation, as its next instruction would,
+/// without side effects: no accessed bit is set and no fault raised (Intel SDM vol. 3, chapter 4).
+public enum PageWalk {
+    /// The guest-physical address of a linear one, and how many bytes are contiguous from there.
+    ///
+    /// - Returns: nil where the page tables map nothing, or lie outside of RAM.
+    public static func translate(
+        _ address: GuestVirtualAddress, system: borrowing SystemRegisters,
+        memory: borrowing GuestMemory
+    ) -> (address: GuestPhysicalAddress, contiguousBytes: Int)? {
+        let linear = address.rawValue
+        let pageOffset = linear & 0xFFF
+        guard system[.cr0] & ControlBits.paging != 0 else {
+            return (GuestPhysicalAddress(linear & 0xFFFF_FFFF), Int(0x1000 - pageOffset))
+        }
+        let isPAE = system[.cr4] & ControlBits.pae != 0
+        let isLong = system[.efer] & ControlBits.longModeActive != 0
+        let levels: Int
+        if isLong {
+            levels = system[.cr4] & ControlBits.la57 != 0 ? 5 : 4
+        } else {
+            levels = isPAE ? 3 : 2
+        }
+        let entryBytes = levels == 2 ? 4 : 8
+        let indexBits = levels == 2 ? 10 : 9
+        let addressMask: UInt64 = levels == 2 ? 0xFFFF_F000 : 0x000F_FFFF_FFFF_F000
+        var table: UInt64
+        switch levels {
+        case 2: table = system[.cr3] & 0xFFFF_F000
+        case 3: table = system[.cr3] & 0xFFFF_FFE0
+        default: table = system[.cr3] & addressMask
+        }
+        for level in stride(from: levels - 1, through: 0, by: -1) {
+            let shift = 12 + level * indexBits
+            let index = linear >> UInt64(shift) & (level == 2 && levels == 3 ? 3 : (1 << UInt64(indexBits)) - 1)
+            let entryAddress = GuestPhysicalAddress(table &+ index * UInt64(entryBytes))
+            var entry: UInt64 = 0
+            let isRead = withUnsafeMutableBytes(of: &entry) { bytes in
+                // SAFETY: the buffer is the local entry, and at most its 8 bytes are taken.
+                unsafe memory.read(
+                    entryAddress, into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<entryBytes]))
+            }
+            guard isRead, entry & EntryBits.present != 0 else { return nil }
+            let isLeaf = level == 0 || (level <= 2 && !(levels == 3 && level == 2)
+                && entry & EntryBits.pageSize != 0)
+            guard isLeaf else {
+                table = entry & addressMask
+                continue
+            }
+            let size = UInt64(1) << UInt64(shift)
+            let offset = linear & (size - 1)
+            let frame = entry & addressMask & ~(size - 1)
+            return (GuestPhysicalAddress(frame | offset), Int(size - offset))
+        }
+        return nil
+    }
+
+    /// Copies up to `count` bytes from a linear address; fewer where the mapping or RAM ends.
+    public static func read(
+        _ address: GuestVirtualAddress, count: Int, system: borrowing SystemRegisters,
+        memory: borrowing GuestMemory
+    ) -> [UInt8] {
+        var result: [UInt8] = []
+        result.reserveCapacity(count)
+        var at = address.rawValue
+        while result.count < count {
+            guard
+                let place = translate(GuestVirtualAddress(at), system: system, memory: memory)
+            else { break }
+            let piece = min(count - result.count, place.contiguousBytes, 0x1000 - Int(at & 0xFFF))
+            var bytes = [UInt8](repeating: 0, count: piece)
+            // SAFETY: the buffer is the array's own storage, alive through the call.
+            let isRead = unsafe bytes.withUnsafeMutableBytes { unsafe memory.read(place.address, into: $0) }
+            guard isRead else { break }
+            result += bytes
+            at &+= UInt64(piece)
+        }
+        return result
+    }
+
+    /// The linear address of the instruction at RIP: flat in 64-bit code, CS-relative elsewhere.
+    public static func linearRIP(
+        _ rip: UInt64, system: borrowing SystemRegisters
+    ) -> GuestVirtualAddress {
+        switch system.mode {
+        case .long: GuestVirtualAddress(rip)
+        case .real, .protected16, .protected32, .compatibility:
+            GuestVirtualAddress((system[.cs].base &+ rip) & 0xFFFF_FFFF)
+        }
+    }
+}
+
+/// Bits of CR0, CR4 and EFER that translation depends on (Intel SDM vol. 3, 2.5 and 2.2.1).
+enum ControlBits {
+    static let paging: UInt64 = 1 << 31
+    static let pae: UInt64 = 1 << 5
+    static let la57: UInt64 = 1 << 12
+    static let longModeActive: UInt64 = 1 << 10
+}
+
+/// Bits of a paging-structure entry (Intel SDM vol. 3, 4.5).
+private enum EntryBits {
+    static let present: UInt64 = 1
+    static let pageSize: UInt64 = 1 << 7
+}
