@@ -7,6 +7,7 @@
 
 enum {
     PORT_POST = 0x80,         // unclaimed: reads as ones, swallows writes
+    PORT_DEBUG_EXIT = 0xF4,   // isa-debug-exit: process status is value << 1 | 1
     PORT_UNCLAIMED = 0x300,   // likewise
     PORT_UART_DATA = 0x3F8,
     PORT_UART_LINE_STATUS = 0x3FD,
