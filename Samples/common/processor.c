@@ -1,16 +1,21 @@
 #include "processor.h"
 
+enum { PORT_MAP_PORTS = 0x400 };
+
 struct task_state {
     uint32_t reserved;
-    uint32_t stacks[22];   // RSP0 is the first two words; the rest is not used
+    uint32_t stacks[24];   // RSP0 is the first two words; the rest is not used
     uint16_t more_reserved;
-    uint16_t port_map;
+    uint16_t port_map_offset;
+    uint8_t port_map[PORT_MAP_PORTS / 8 + 1];   // a set bit refuses; the last byte must be ones
 } __attribute__((packed));
 
 struct table_register {
     uint16_t limit;
     uint64_t base;
 } __attribute__((packed));
+
+_Static_assert(offsetof(struct task_state, port_map) == 104, "a 64-bit TSS is 104 bytes");
 
 static uint64_t segments[7] = {
     0,
@@ -28,7 +33,9 @@ void load_segments(void) {
     uint64_t limit = sizeof task_state - 1;
     task_state.stacks[0] = (uint32_t)stack;
     task_state.stacks[1] = (uint32_t)(stack >> 32);
-    task_state.port_map = sizeof task_state;
+    task_state.port_map_offset = offsetof(struct task_state, port_map);
+    for (unsigned index = 0; index < sizeof task_state.port_map; ++index)
+        task_state.port_map[index] = 0xFF;
     segments[5] = limit | (base & 0xFFFFFF) << 16 | 0x89ull << 40 | (base >> 24 & 0xFF) << 56;
     segments[6] = base >> 32;
     struct table_register table = {sizeof segments - 1, (uint64_t)segments};
@@ -44,6 +51,11 @@ void load_segments(void) {
         "movl %%eax, %%ss\n"
         "ltr %w3\n"
         : : "m"(table), "i"(KERNEL_CODE), "i"(KERNEL_DATA), "r"(TASK_STATE) : "rax", "memory");
+}
+
+void permit_ports(uint16_t first, uint16_t last) {
+    for (unsigned port = first; port <= last && port < PORT_MAP_PORTS; ++port)
+        task_state.port_map[port / 8] &= (uint8_t)~(1u << port % 8);
 }
 
 void set_gate(struct gate *table, int vector, void (*handler)(void)) {

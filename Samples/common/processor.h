@@ -48,6 +48,10 @@ struct exception_frame {
 // A GDT with segments for both rings and a TSS with a stack for exceptions from ring 3.
 void load_segments(void);
 
+// Lets ring 3 use these ports (below 0x400). By the TSS and not by IOPL: a KVM without hardware
+// virtualization loses IOPL on the way to ring 3.
+void permit_ports(uint16_t first, uint16_t last);
+
 void set_gate(struct gate *table, int vector, void (*handler)(void));
 void load_gates(const struct gate *table);
 

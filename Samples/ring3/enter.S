@@ -1,4 +1,4 @@
-# enter_ring3(entry, stack): IRETQ to ring 3 with IOPL 3, so that the program may use ports.
+# enter_ring3(entry, stack): IRETQ to ring 3.
         .globl  enter_ring3
         .text
         .type   enter_ring3, @function
@@ -9,7 +9,7 @@ enter_ring3:
         pushq   %rax
         subq    $8, %rsi                # as if it had been called
         pushq   %rsi
-        pushq   $0x3002                 # IOPL 3, interrupts off
+        pushq   $0x202                  # interrupts on: there is no source of any
         pushq   $0x23                   # USER_CODE
         pushq   %rdi
         xorl    %ebp, %ebp

@@ -20,6 +20,8 @@ static void describe(const char *what, const struct exception_frame *frame, uint
     uart_write_hex(frame->error);
     uart_write(", detail ");
     uart_write_hex(detail);
+    uart_write(", at ");
+    uart_write_hex(frame->rip);
     uart_write((frame->cs & 3) == 3 ? ", from ring 3\n" : ", from ring 0\n");
 }
 
@@ -46,6 +48,7 @@ void exception(struct exception_frame *frame) {
 int kernel_main(const char *command_line) {
     (void)command_line;
     load_segments();
+    permit_ports(PORT_UART_DATA, PORT_UART_DATA + 7);
     set_gate(gates, VECTOR_GENERAL_PROTECTION, general_protection_entry);
     set_gate(gates, VECTOR_PAGE_FAULT, page_fault_entry);
     load_gates(gates);

@@ -1,4 +1,5 @@
-// The program that runs in ring 3. It has ports (IOPL is 3) but nothing of the kernel's memory.
+// The program that runs in ring 3. It may use the UART's ports, and nothing of the
+// kernel's memory.
 #include "../common/io.h"
 #include "ring3.h"
 

@@ -1,4 +1,5 @@
 // A kernel in Embedded Swift: prints over the UART, finds primes, sorts, takes a checksum.
+// The command line may give the seed of the numbers that it sorts.
 
 /// The smallest prime numbers, found by Eratosthenes' sieve.
 struct PrimeSieve {
@@ -91,8 +92,8 @@ func reportPrimes(upTo limit: Int) {
 }
 
 @inline(never)
-func reportSort(count: Int) -> Bool {
-    var generator = Generator(seed: 2026)
+func reportSort(count: Int, seed: UInt32) -> Bool {
+    var generator = Generator(seed: seed)
     var values: [UInt32] = []
     for _ in 0..<count { values.append(generator.next()) }
     quicksort(&values, from: 0, to: values.count - 1)
@@ -106,11 +107,31 @@ func reportSort(count: Int) -> Bool {
     return isSorted
 }
 
+/// The decimal number that the text starts with.
+func leadingNumber(_ text: UnsafePointer<CChar>) -> UInt32? {
+    var number: UInt32?
+    var index = 0
+    while let digit = UInt8(bitPattern: text[index]).decimalDigit {
+        number = (number ?? 0) &* 10 &+ UInt32(digit)
+        index += 1
+    }
+    return number
+}
+
+extension UInt8 {
+    /// What an ASCII digit stands for.
+    var decimalDigit: UInt8? {
+        self >= UInt8(ascii: "0") && self <= UInt8(ascii: "9") ? self - UInt8(ascii: "0") : nil
+    }
+}
+
+/// What start.S calls; the result ends the guest.
 @_cdecl("kernel_main")
 public func kernelMain(_ commandLine: UnsafePointer<CChar>?) -> CInt {
     Console.write("Hello from Embedded Swift in ring 0\n")
     reportPrimes(upTo: 1000)
-    let isSorted = reportSort(count: 64)
+    let seed = commandLine.flatMap(leadingNumber) ?? 2026
+    let isSorted = reportSort(count: 64, seed: seed)
     Console.write("done\n")
     return isSorted ? 0 : 1
 }

@@ -31,7 +31,7 @@ static void *boot_allocate(size_t size) {
     return start;
 }
 
-__attribute__((noinline)) static void record_event(uint32_t round, uint32_t kind, uint64_t value) {
+static void record_event(uint32_t round, uint32_t kind, uint64_t value) {
     events[next_event] = (struct event){round, kind, value};
     next_event = (next_event + 1) % GATE_COUNT;   // the bug: should be EVENT_CAPACITY
 }
@@ -45,7 +45,7 @@ void exception(struct exception_frame *frame) {
     (void)frame;
 }
 
-__attribute__((noinline)) static uint64_t work(uint32_t round) {
+static uint64_t work(uint32_t round) {
     volatile uint64_t *page = (volatile uint64_t *)(uintptr_t)(
         WINDOW + (round / ROUNDS_PER_PAGE) * PAGE_BYTES);
     page[round % ROUNDS_PER_PAGE] = (uint64_t)round * round;
