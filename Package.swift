@@ -46,7 +46,7 @@ let package = Package(
 
         // Leaves.
         module("Machine"),
-        module("Disassembly", ["CZydis"]),
+        module("Disassembly", ["CZydis", "Machine"]),
 
         // Middle: each knows one world and none of the others.
         module("KVM", ["CKVM", "Machine"]),
@@ -69,7 +69,7 @@ let package = Package(
 
         tests("Machine"),
         tests("KVM", ["Machine"]),
-        tests("Disassembly"),
+        tests("Disassembly", ["Machine"]),
         tests("Trace", ["Machine"]),
         tests("Guest", ["Machine"]),
         tests("Devices", ["Machine"]),

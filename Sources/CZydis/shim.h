@@ -1,1 +1,177 @@
 #include <Zydis/Zydis.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* What Swift needs of Zydis, in fixed-width fields: Zydis's own structures hold unions, bit
+ * masks made of casts and an operand array, which Swift imports badly or not at all, and their
+ * layout differs between Zydis 4.0 and 4.1. */
+
+/* The longest text Zydis writes for one instruction, with its final zero. */
+enum { CZYDIS_TEXT_CAPACITY = 96 };
+
+/* Why a decode gave nothing. */
+enum {
+    CZYDIS_OK = 0,
+    CZYDIS_TRUNCATED = 1, /* the bytes end before the instruction does */
+    CZYDIS_BAD = 2        /* no instruction starts like this */
+};
+
+typedef struct {
+    uint16_t mnemonic;          /* ZydisMnemonic */
+    uint8_t length;             /* in bytes, 1-15 */
+    uint8_t opcode;
+    uint8_t opcode_map;         /* ZydisOpcodeMap; 0 is the one-byte map */
+    uint8_t operand_width;      /* in bits */
+    uint8_t address_width;      /* in bits */
+    uint8_t has_rep;            /* a REP, REPE or REPNE prefix that takes effect */
+    uint8_t prefix_count;       /* legacy and REX prefixes */
+    uint8_t writes_memory;      /* an operand in memory is written (only with operands) */
+    uint8_t memory_width_bytes; /* the width of that operand, 0 where none is written */
+    uint8_t has_target;
+    uint64_t target;            /* of a direct branch, or the address of a RIP-relative operand */
+    uint64_t immediate;         /* the first immediate as encoded */
+} czydis_instruction;
+
+static inline ZydisStackWidth czydis_stack_width(unsigned bits) {
+    return bits == 64   ? ZYDIS_STACK_WIDTH_64
+           : bits == 32 ? ZYDIS_STACK_WIDTH_32
+                        : ZYDIS_STACK_WIDTH_16;
+}
+
+static inline ZydisMachineMode czydis_machine_mode(unsigned bits, int is_real) {
+    if (bits == 64) return ZYDIS_MACHINE_MODE_LONG_64;
+    if (bits == 32) return ZYDIS_MACHINE_MODE_LEGACY_32;
+    return is_real ? ZYDIS_MACHINE_MODE_REAL_16 : ZYDIS_MACHINE_MODE_LEGACY_16;
+}
+
+static inline int czydis_init(ZydisDecoder *decoder, unsigned bits, int is_real) {
+    return ZYAN_SUCCESS(ZydisDecoderInit(
+        decoder, czydis_machine_mode(bits, is_real), czydis_stack_width(bits)));
+}
+
+static inline int czydis_failure(ZyanStatus status) {
+    return status == ZYDIS_STATUS_NO_MORE_DATA ? CZYDIS_TRUNCATED : CZYDIS_BAD;
+}
+
+static inline void czydis_fill(czydis_instruction *out, const ZydisDecodedInstruction *from) {
+    memset(out, 0, sizeof *out);
+    out->mnemonic = (uint16_t)from->mnemonic;
+    out->length = from->length;
+    out->opcode = from->opcode;
+    out->opcode_map = (uint8_t)from->opcode_map;
+    out->operand_width = from->operand_width;
+    out->address_width = from->address_width;
+    out->has_rep = (from->attributes
+                    & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE))
+                   != 0;
+    out->prefix_count = from->raw.prefix_count;
+    out->immediate = from->raw.imm[0].value.u;
+}
+
+/* Decodes one instruction without its operands: the quick way, for scanning. */
+static inline int czydis_decode(
+    unsigned bits, int is_real, const void *bytes, size_t count, czydis_instruction *out
+) {
+    ZydisDecoder decoder;
+    ZydisDecodedInstruction instruction;
+    if (!czydis_init(&decoder, bits, is_real)) return CZYDIS_BAD;
+    ZyanStatus status =
+        ZydisDecoderDecodeInstruction(&decoder, NULL, bytes, count, &instruction);
+    if (!ZYAN_SUCCESS(status)) return czydis_failure(status);
+    czydis_fill(out, &instruction);
+    return CZYDIS_OK;
+}
+
+/* Decodes one instruction with its operands; text (CZYDIS_TEXT_CAPACITY bytes, or NULL) receives
+ * it as text, in AT&T syntax where att is not 0. */
+static inline int czydis_decode_full(
+    unsigned bits, int is_real, int att, uint64_t address, const void *bytes, size_t count,
+    czydis_instruction *out, char *text
+) {
+    ZydisDecoder decoder;
+    ZydisDecodedInstruction instruction;
+    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    if (!czydis_init(&decoder, bits, is_real)) return CZYDIS_BAD;
+    ZyanStatus status = ZydisDecoderDecodeFull(&decoder, bytes, count, &instruction, operands);
+    if (!ZYAN_SUCCESS(status)) return czydis_failure(status);
+    czydis_fill(out, &instruction);
+    for (unsigned i = 0; i < instruction.operand_count; i++) {
+        const ZydisDecodedOperand *operand = &operands[i];
+        if (operand->type == ZYDIS_OPERAND_TYPE_MEMORY
+            && (operand->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0
+            && operand->mem.type != ZYDIS_MEMOP_TYPE_AGEN) {
+            out->writes_memory = 1;
+            out->memory_width_bytes = (uint8_t)(operand->size / 8);
+        }
+        ZyanU64 target;
+        int relative_branch =
+            operand->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && operand->imm.is_relative;
+        int relative_memory = operand->type == ZYDIS_OPERAND_TYPE_MEMORY
+                              && operand->mem.base == ZYDIS_REGISTER_RIP;
+        if (!out->has_target && (relative_branch || relative_memory)
+            && ZYAN_SUCCESS(ZydisCalcAbsoluteAddress(&instruction, operand, address, &target))) {
+            out->has_target = 1;
+            out->target = target;
+        }
+    }
+    if (text != NULL) {
+        ZydisFormatter formatter;
+        text[0] = 0;
+        if (!ZYAN_SUCCESS(ZydisFormatterInit(
+                &formatter, att ? ZYDIS_FORMATTER_STYLE_ATT : ZYDIS_FORMATTER_STYLE_INTEL)))
+            return CZYDIS_BAD;
+        /* Padded addresses and capitals in numbers make listings wide and hard to search. */
+        ZydisFormatterSetProperty(&formatter, ZYDIS_FORMATTER_PROP_HEX_UPPERCASE, ZYAN_FALSE);
+        ZydisFormatterSetProperty(
+            &formatter, ZYDIS_FORMATTER_PROP_ADDR_PADDING_ABSOLUTE, ZYDIS_PADDING_DISABLED);
+        ZydisFormatterSetProperty(
+            &formatter, ZYDIS_FORMATTER_PROP_ADDR_PADDING_RELATIVE, ZYDIS_PADDING_DISABLED);
+        ZydisFormatterSetProperty(
+            &formatter, ZYDIS_FORMATTER_PROP_DISP_PADDING, ZYDIS_PADDING_DISABLED);
+        ZydisFormatterSetProperty(
+            &formatter, ZYDIS_FORMATTER_PROP_IMM_PADDING, ZYDIS_PADDING_DISABLED);
+        if (!ZYAN_SUCCESS(ZydisFormatterFormatInstruction(
+                &formatter, &instruction, operands, instruction.operand_count_visible, text,
+                CZYDIS_TEXT_CAPACITY, address, NULL)))
+            text[0] = 0;
+    }
+    return CZYDIS_OK;
+}
+
+/* The mnemonic in lower case, for as long as the process lives; never NULL. */
+static inline const char *czydis_mnemonic(uint16_t mnemonic) {
+    const char *name = ZydisMnemonicGetString((ZydisMnemonic)mnemonic);
+    return name != NULL ? name : "";
+}
+
+/* The mnemonics that the Swift side tells apart. */
+enum {
+    CZYDIS_IN = ZYDIS_MNEMONIC_IN,
+    CZYDIS_OUT = ZYDIS_MNEMONIC_OUT,
+    CZYDIS_INSB = ZYDIS_MNEMONIC_INSB,
+    CZYDIS_INSW = ZYDIS_MNEMONIC_INSW,
+    CZYDIS_INSD = ZYDIS_MNEMONIC_INSD,
+    CZYDIS_OUTSB = ZYDIS_MNEMONIC_OUTSB,
+    CZYDIS_OUTSW = ZYDIS_MNEMONIC_OUTSW,
+    CZYDIS_OUTSD = ZYDIS_MNEMONIC_OUTSD,
+    CZYDIS_HLT = ZYDIS_MNEMONIC_HLT,
+    CZYDIS_RDTSC = ZYDIS_MNEMONIC_RDTSC,
+    CZYDIS_RDTSCP = ZYDIS_MNEMONIC_RDTSCP,
+    CZYDIS_CPUID = ZYDIS_MNEMONIC_CPUID,
+    CZYDIS_RDRAND = ZYDIS_MNEMONIC_RDRAND,
+    CZYDIS_RDSEED = ZYDIS_MNEMONIC_RDSEED,
+    CZYDIS_RDPMC = ZYDIS_MNEMONIC_RDPMC,
+    CZYDIS_RDMSR = ZYDIS_MNEMONIC_RDMSR,
+    CZYDIS_WRMSR = ZYDIS_MNEMONIC_WRMSR,
+    CZYDIS_INT3 = ZYDIS_MNEMONIC_INT3,
+    CZYDIS_INT = ZYDIS_MNEMONIC_INT,
+    CZYDIS_IRET = ZYDIS_MNEMONIC_IRET,
+    CZYDIS_IRETD = ZYDIS_MNEMONIC_IRETD,
+    CZYDIS_IRETQ = ZYDIS_MNEMONIC_IRETQ,
+    CZYDIS_SYSCALL = ZYDIS_MNEMONIC_SYSCALL,
+    CZYDIS_SYSRET = ZYDIS_MNEMONIC_SYSRET,
+    CZYDIS_CALL = ZYDIS_MNEMONIC_CALL,
+    CZYDIS_RET = ZYDIS_MNEMONIC_RET,
+    CZYDIS_JMP = ZYDIS_MNEMONIC_JMP
+};
