@@ -1,15 +1,31 @@
 public import Machine
+public import Trace
 
-/// What the outside made of something the guest sent.
-public enum WorldEffect: Equatable, Sendable {
-    /// The guest goes on.
-    case none
-    /// The machine was reset.
-    case reset
-    /// The guest ended the run by the debug-exit device, with this status.
-    case debugExit(status: UInt32)
-    /// The machine was switched off.
-    case powerOff
+/// Why the outside ends a run, and with which status of the guest's own.
+public struct Ending: Equatable, Sendable {
+    /// Why.
+    public var reason: EndReason
+    /// The guest's own status, where it gave one.
+    public var guestStatus: Int32?
+    /// The run ends between two exits: its position cannot be found again exactly.
+    public var isInMidFlight: Bool
+
+    /// Makes an ending.
+    public init(_ reason: EndReason, guestStatus: Int32? = nil, isInMidFlight: Bool = false) {
+        self.reason = reason
+        self.guestStatus = guestStatus
+        self.isInMidFlight = isInMidFlight
+    }
+}
+
+/// What follows an exit that has been answered.
+public enum Verdict: Equatable, Sendable {
+    /// The guest runs on.
+    case go
+    /// The run ends here.
+    case end(Ending)
+    /// The tape ends here, and does not say why: an incomplete recording.
+    case endOfTape
 }
 
 /// Everything that reaches the CPU and its RAM from outside (DESIGN 1): the cut of a recording.
@@ -21,7 +37,7 @@ public protocol World: ~Copyable {
     /// The guest wrote to a port: `bytes` holds `bytes.count / size` accesses of `size` bytes.
     mutating func portOut(
         _ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer
-    ) throws(ExecutionError) -> WorldEffect
+    ) throws(ExecutionError)
 
     /// The guest reads a port: fills `bytes`, which holds `bytes.count / size` accesses.
     mutating func portIn(
@@ -31,7 +47,7 @@ public protocol World: ~Copyable {
     /// The guest wrote 1–8 bytes to an address that no RAM covers.
     mutating func memoryWrite(
         _ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer
-    ) throws(ExecutionError) -> WorldEffect
+    ) throws(ExecutionError)
 
     /// The guest reads 1–8 bytes from an address that no RAM covers.
     mutating func memoryRead(
@@ -43,4 +59,10 @@ public protocol World: ~Copyable {
 
     /// The guest writes an MSR that the filter gives to user space; false: the guest gets #GP.
     mutating func writeMSR(_ index: UInt32, _ value: UInt64) throws(ExecutionError) -> Bool
+
+    /// Whether the guest runs on after the exit that has just been answered.
+    ///
+    /// - Parameter natural: how the exit itself ends a run on a bare machine (HLT with nothing
+    ///   to wake the CPU, a triple fault); nil for an exit that can be answered.
+    mutating func verdict(natural: Ending?) throws(ExecutionError) -> Verdict
 }

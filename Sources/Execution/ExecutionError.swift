@@ -1,0 +1,27 @@
+public import Guest
+public import KVM
+public import Trace
+
+/// Why a run could not begin or go on. The description is one line for a person.
+///
+/// A divergence is not among these: it is a result (``Divergence``).
+public enum ExecutionError: Error, CustomStringConvertible {
+    /// The kernel refused something.
+    case kvm(KVMError)
+    /// The trace could not be written or read.
+    case trace(TraceError)
+    /// The guest's image or memory is at fault.
+    case guest(GuestError)
+    /// The trace cannot be replayed: what is missing or differs, and what to do.
+    case cannotReplay(String)
+
+    /// What is wrong, where, and what to do.
+    public var description: String {
+        switch self {
+        case .kvm(let error): error.description
+        case .trace(let error): error.description
+        case .guest(let error): error.description
+        case .cannotReplay(let message): message
+        }
+    }
+}

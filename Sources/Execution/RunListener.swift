@@ -1,0 +1,46 @@
+public import Machine
+public import Trace
+
+/// Who listens to a run: nobody, the recorder, or the verifier of a replay.
+///
+/// Called on the vCPU thread, in the order in which things happen. Pointers are valid during the
+/// call. Returning false ends the run.
+public protocol RunListener: ~Copyable {
+    /// A numbered exit.
+    ///
+    /// - Parameters:
+    ///   - detail: reason, and what the guest asked or sent.
+    ///   - rewind: bytes from the start of the causing instruction to RIP.
+    ///   - entered: host time-stamp counter before KVM_RUN.
+    ///   - returned: the same after it.
+    mutating func exit(
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, rewind: UInt8,
+        registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
+        entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool
+
+    /// What the world gave back for the exit before.
+    mutating func answer(
+        _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
+    ) throws(ExecutionError) -> Bool
+}
+
+/// Nobody listens: `vmtape run`.
+public struct NoListener: RunListener {
+    /// Makes a listener that ignores everything.
+    public init() {}
+
+    /// Ignores the exit.
+    @inline(__always)
+    public mutating func exit(
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, rewind: UInt8,
+        registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
+        entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool { true }
+
+    /// Ignores the answer.
+    @inline(__always)
+    public mutating func answer(
+        _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
+    ) throws(ExecutionError) -> Bool { true }
+}
