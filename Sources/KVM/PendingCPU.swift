@@ -1,0 +1,277 @@
+internal import CKVM
+internal import Glibc
+public import Machine
+
+/// What became of a run.
+public enum RunResult: Sendable {
+    /// KVM returned an exit. What it asks for is answered before the next run.
+    case exit(Exit)
+    /// KVM_RUN ended by EINTR or EAGAIN: a kick, a timer or another signal. Not an exit; what was
+    /// asked before has been taken in.
+    case interrupted
+}
+
+/// A vCPU that runs: the guest may be in the middle of an instruction that waits for an answer.
+///
+/// An IN, INS, MMIO read or RDMSR finishes at the *next* run, and registers written before that
+/// would be lost or would repeat the exit. So this type can run, answer, and read what is on the
+/// run page; everything else is ``SettledCPU``, had by ``settle()``. Both are move-only, and one
+/// is made by consuming the other: the compiler keeps the rule.
+@safe
+public struct PendingCPU: ~Copyable {
+    var core: CPUCore
+    /// Whether nothing can be pending: just begun, or the last run was interrupted.
+    private var isClean: Bool
+
+    init(core: consuming CPUCore) {
+        self.core = core
+        isClean = true
+    }
+
+    // SAFETY (whole type): the core owns the run page, and KVM writes it only inside run(), which
+    // is mutating; so no read below can see it change.
+
+    /// Runs the guest until it exits or is interrupted (KVM_RUN).
+    ///
+    /// Allocates nothing. `exit_reason` is read only if the request returned 0, or if it failed
+    /// with EFAULT or EHWPOISON and the reason is memory_fault, as documented.
+    @inline(__always)
+    public mutating func run() throws(KVMError) -> RunResult {
+        let result = unsafe enter(core.page.run)
+        if result != 0 {
+            guard try isFault(result) else { return .interrupted }
+        }
+        if core.synchronised != .all { try core.fetchUnsynchronised() }
+        return .exit(unsafe core.page.decodeExit())
+    }
+
+    @inline(__always)
+    private mutating func enter(_ run: UnsafeMutablePointer<kvm_run>) -> Int {
+        unsafe ckvm_clear_exit_reason(run)
+        isClean = false
+        return ckvm_run(core.descriptor.number)
+    }
+
+    /// False if the run was interrupted, true if it is an exit in spite of the error.
+    @inline(never)
+    private mutating func isFault(_ result: Int) throws(KVMError) -> Bool {
+        switch Int32(truncatingIfNeeded: -result) {
+        case EINTR:
+            isClean = true
+        case EAGAIN: break
+        case EFAULT where unsafe ckvm_exit_reason(core.page.run) == UInt32(CKVM_EXIT_MEMORY_FAULT),
+            EHWPOISON
+        where unsafe ckvm_exit_reason(core.page.run)
+            == UInt32(CKVM_EXIT_MEMORY_FAULT):
+            return true
+        default: throw KVMError.failure(result, "KVM_RUN")
+        }
+        if core.synchronised != .all { try core.fetchUnsynchronised() }
+        return false
+    }
+
+    /// One step towards a CPU whose state may be read and written as a whole: runs under
+    /// `immediate_exit`, so that what is pending finishes and no further instruction starts.
+    ///
+    /// The second half of a page-crossing MMIO, or the rest of a string I/O, comes back as a
+    /// further exit; it is an ordinary one: answer it and settle again. No request is made where
+    /// nothing can be pending.
+    public consuming func settle() throws(KVMError) -> SettleStep {
+        if isClean { return .settled(SettledCPU(core: core)) }
+        let run = unsafe core.page.run
+        unsafe ckvm_set_immediate_exit(run, 1)
+        let result = unsafe enter(run)
+        unsafe ckvm_kick_restore(core.mapping.kick)
+        if result != 0, try !isFault(result) {
+            return .settled(SettledCPU(core: core))
+        }
+        if core.synchronised != .all { try core.fetchUnsynchronised() }
+        let exit = unsafe core.page.decodeExit()
+        return .exit(exit, self)
+    }
+
+    /// Settles, handing every further exit to a closure that answers it.
+    public consuming func settle<Failure: Error>(
+        onExit: (Exit, inout PendingCPU) throws(Failure) -> Void
+    ) throws(SettleError<Failure>) -> SettledCPU {
+        var pending = self
+        while true {
+            let step: SettleStep
+            do throws(KVMError) { step = try pending.settle() } catch { throw .kvm(error) }
+            switch consume step {
+            case .settled(let settled): return settled
+            case .exit(let exit, let next):
+                pending = next
+                do throws(Failure) { try onExit(exit, &pending) } catch { throw .handler(error) }
+            }
+        }
+    }
+
+    // MARK: What the page says
+
+    /// The registers at the last exit or interruption. Copies 144 bytes; see
+    /// ``registersPointer``.
+    public var registers: GeneralRegisters { unsafe core.page.registers.pointee }
+
+    /// The registers at the last exit, in place. Valid until the next run, and while self lives.
+    public var registersPointer: UnsafePointer<GeneralRegisters> {
+        unsafe UnsafePointer(core.page.registers)
+    }
+
+    /// Segment and control registers at the last exit. Copies 312 bytes; see
+    /// ``systemRegistersPointer``.
+    public var systemRegisters: SystemRegisters { unsafe core.page.systemRegisters.pointee }
+
+    /// Segment and control registers at the last exit, in place. Valid until the next run, and
+    /// while self lives.
+    public var systemRegistersPointer: UnsafePointer<SystemRegisters> {
+        unsafe UnsafePointer(core.page.systemRegisters)
+    }
+
+    /// Pending events at the last exit.
+    public var events: VCPUEvents { unsafe core.page.events.pointee }
+
+    /// Whether KVM would take an interrupt now. It can be true while an IN or the first half of
+    /// an MMIO is pending: look again after settling.
+    public var isReadyForInterrupt: Bool {
+        unsafe ckvm_ready_for_interrupt_injection(core.page.run) != 0
+    }
+
+    /// RFLAGS.IF as KVM saw it at the exit.
+    public var interruptFlag: Bool { unsafe ckvm_if_flag(core.page.run) != 0 }
+
+    /// The run page's `flags`: KVM_RUN_X86_SMM (bit 0), _BUS_LOCK (bit 1).
+    public var flags: UInt16 { unsafe ckvm_run_flags(core.page.run) }
+
+    /// CR8 as the run page has it.
+    public var cr8: UInt64 { unsafe ckvm_run_cr8(core.page.run) }
+
+    /// The 256 bytes of payload of the last exit, whatever its reason.
+    public func withPayload<Result, Failure: Error>(
+        _ body: (RawSpan) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        try unsafe body(core.page.payload.bytes)
+    }
+
+    // MARK: Answers
+
+    /// The bytes of the ``Exit/io(_:)`` on the page: what the guest wrote, or where the answer
+    /// goes; `size * count` bytes. Empty after any other exit.
+    @inline(__always)
+    public mutating func withIOData<Result, Failure: Error>(
+        _ body: (inout MutableRawSpan) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        var span = unsafe MutableRawSpan(_unsafeBytes: core.page.ioData)
+        return try body(&span)
+    }
+
+    /// The first access of the ``Exit/io(_:)`` on the page as a number (little-endian, 1, 2 or 4
+    /// bytes). Set it to answer an IN. 0, and setting does nothing, after any other exit.
+    @inline(__always)
+    public var ioValue: UInt32 {
+        get {
+            let data = unsafe core.page.ioData
+            var value: UInt32 = 0
+            for index in 0..<min(data.count, firstAccessBytes) {
+                value |= unsafe UInt32(data[index]) << UInt32(index * 8)
+            }
+            return value
+        }
+        set {
+            let data = unsafe core.page.ioData
+            for index in 0..<min(data.count, firstAccessBytes) {
+                unsafe data[index] = UInt8(truncatingIfNeeded: newValue >> UInt32(index * 8))
+            }
+        }
+    }
+
+    private var firstAccessBytes: Int { min(4, Int(unsafe ckvm_io_size(core.page.run))) }
+
+    /// The bytes of the ``Exit/mmio(_:)`` on the page as a number (little-endian, 1 to 8 bytes).
+    /// Set it to answer a read. 0, and setting does nothing, after any other exit.
+    @inline(__always)
+    public var mmioValue: UInt64 {
+        get {
+            let data = unsafe core.page.mmioData
+            var value: UInt64 = 0
+            for index in 0..<data.count {
+                value |= unsafe UInt64(data[index]) << UInt64(index * 8)
+            }
+            return value
+        }
+        set {
+            let data = unsafe core.page.mmioData
+            for index in 0..<data.count {
+                unsafe data[index] = UInt8(truncatingIfNeeded: newValue >> UInt64(index * 8))
+            }
+        }
+    }
+
+    /// Answers an ``Exit/rdmsr(_:)`` with a value, or an ``Exit/wrmsr(_:)`` (whose value is
+    /// ignored); with `fault`, the guest gets #GP instead. Does nothing after any other exit.
+    public mutating func answerMSR(_ value: UInt64 = 0, fault: Bool = false) {
+        let reason = ExitReason(rawValue: unsafe ckvm_exit_reason(core.page.run))
+        guard reason == .rdmsr || reason == .wrmsr else { return }
+        unsafe ckvm_answer_msr(core.page.run, value, fault ? 1 : 0)
+    }
+
+    /// Answers an ``Exit/hypercall(_:)``. Does nothing after any other exit.
+    public mutating func answerHypercall(_ value: UInt64) {
+        guard unsafe ckvm_exit_reason(core.page.run) == UInt32(KVM_EXIT_HYPERCALL) else { return }
+        unsafe ckvm_answer_hypercall(core.page.run, value)
+    }
+
+    /// The one exception from "registers only when settled": after an OUT of count 1, registers
+    /// may be replaced through the run page (`kvm_dirty_regs`), since nothing of an OUT is left
+    /// to finish that reads them. RIP must stay as it was: on some hosts the OUT is skipped only
+    /// at the next run. This is how a trapped RDTSC gets its answer.
+    ///
+    /// - Returns: False, with nothing written, if the last exit is not an OUT of count 1.
+    public mutating func replaceRegistersAfterOut(
+        _ registers: GeneralRegisters
+    ) throws(KVMError) -> Bool {
+        let run = unsafe core.page.run
+        guard unsafe ckvm_exit_reason(run) == UInt32(KVM_EXIT_IO),
+            unsafe ckvm_io_direction(run) == PortIO.Direction.output.rawValue,
+            unsafe ckvm_io_count(run) == 1, !isClean
+        else { return false }
+        unsafe core.page.registers.pointee = registers
+        if core.synchronised.contains(.general) {
+            unsafe ckvm_set_sync_dirty(run, UInt64(CKVM_SYNC_REGS))
+        } else {
+            try KVMError.check(
+                unsafe ckvm_set_regs(core.descriptor.number, core.page.registers), "KVM_SET_REGS")
+        }
+        return true
+    }
+
+    /// Asks for an ``Exit/irqWindowOpen`` as soon as the guest can take an interrupt.
+    public mutating func requestInterruptWindow(_ on: Bool) {
+        unsafe ckvm_set_request_interrupt_window(core.page.run, on ? 1 : 0)
+    }
+
+    // MARK: Kicks
+
+    /// A handle that makes this vCPU return, for other threads.
+    public var kicker: Kicker { Kicker(mapping: core.mapping) }
+
+    /// Withdraws a kick, so that runs go on; whether there was one.
+    @discardableResult
+    public mutating func acknowledgeKick() -> Bool { core.acknowledgeKick() }
+}
+
+/// What one step of settling came to.
+public enum SettleStep: ~Copyable {
+    /// Nothing is pending any more.
+    case settled(SettledCPU)
+    /// A further exit: answer it and settle again.
+    case exit(Exit, PendingCPU)
+}
+
+/// Why settling with a handler failed.
+public enum SettleError<Failure: Error>: Error {
+    /// KVM failed.
+    case kvm(KVMError)
+    /// The handler of exits threw.
+    case handler(Failure)
+}
