@@ -27,7 +27,8 @@ static void check(const char *what, uint64_t address, uint64_t got, uint64_t exp
 #define ACCESS(BITS, SUFFIX, REGISTER)                                                          \
     static uint64_t read##BITS(uint64_t address) {                                              \
         uint##BITS##_t value;                                                                   \
-        __asm__ volatile("mov" SUFFIX " (%1), %" REGISTER "0" : "=r"(value) : "r"(address) : "memory"); \
+        __asm__ volatile("mov" SUFFIX " (%1), %" REGISTER "0"                                   \
+            : "=r"(value) : "r"(address) : "memory");                                           \
         return value;                                                                           \
     }                                                                                           \
     static void write##BITS(uint64_t address, uint64_t value) {                                 \

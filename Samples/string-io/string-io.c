@@ -74,7 +74,8 @@ static void outputs(void) {
     check("outsw", ended_at(out_words(PORT_UNCLAIMED, buffer, 24), 48));
     check("outsd", ended_at(out_longs(PORT_UNCLAIMED, buffer, 12), 48));
     check("outsd downwards", ended_at(out_longs_down(PORT_UNCLAIMED, buffer + 44, 12), -4ull));
-    check("outsd astride a page", ended_at(out_longs(PORT_UNCLAIMED, buffer + PAGE - 6, 3), PAGE + 6));
+    check("outsd astride a page",
+        ended_at(out_longs(PORT_UNCLAIMED, buffer + PAGE - 6, 3), PAGE + 6));
     check("outsb, none", ended_at(out_bytes(PORT_UNCLAIMED, buffer + 5, 0), 5));
     check("outsb, one", ended_at(out_bytes(PORT_UNCLAIMED, buffer + 5, 1), 6));
     check("outsb, 1500", ended_at(out_bytes(PORT_UNCLAIMED, buffer + PAGE - 16, BIG_COUNT),
