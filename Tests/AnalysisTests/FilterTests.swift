@@ -178,7 +178,8 @@ func filterErrorsPointAtTheColumn(_ text: String, _ column: Int, _ part: String)
 }
 
 @Test func deepAndLongFiltersAreRefusedOrWork() throws {
-    let deep = String(repeating: "(", count: 5000) + "port == 1" + String(repeating: ")", count: 5000)
+    let deep =
+        String(repeating: "(", count: 5000) + "port == 1" + String(repeating: ")", count: 5000)
     #expect(throws: FilterError.self) { try Filter(deep) }
     let long = Array(repeating: "exit==9", count: 1400).joined(separator: " or ")
     #expect(try !matches(long, frame()))
@@ -189,12 +190,14 @@ func filterErrorsPointAtTheColumn(_ text: String, _ column: Int, _ part: String)
     #expect(throws: FilterError.self) { try Filter(String(repeating: "not ", count: 5000)) }
 }
 
-@Test(arguments: [
-    ("exit in 100..200", 100, 200), ("exit == 5", 5, 5), ("exit >= 5 and port == 1", 5, .max),
-    ("exit < 5 or exit == 9", 0, 9), ("port == 1", 0, .max), ("port == 1 or exit == 3", 0, .max),
-    ("not exit == 5", 0, .max), ("10 > exit and exit > 3 and exit != 5", 4, 9),
-    ("exit in {3, 7..9}", 3, 9), ("not (exit > 5 and port == 1)", 0, .max),
-] as [(String, UInt64, UInt64)])
+@Test(
+    arguments: [
+        ("exit in 100..200", 100, 200), ("exit == 5", 5, 5), ("exit >= 5 and port == 1", 5, .max),
+        ("exit < 5 or exit == 9", 0, 9), ("port == 1", 0, .max),
+        ("port == 1 or exit == 3", 0, .max),
+        ("not exit == 5", 0, .max), ("10 > exit and exit > 3 and exit != 5", 4, 9),
+        ("exit in {3, 7..9}", 3, 9), ("not (exit > 5 and port == 1)", 0, .max),
+    ] as [(String, UInt64, UInt64)])
 func filterKnowsWhichExitsItMayMatch(_ text: String, _ low: UInt64, _ high: UInt64) throws {
     #expect(try Filter(text).exitBounds == low...high)
 }

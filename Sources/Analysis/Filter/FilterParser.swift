@@ -261,14 +261,14 @@ struct FilterParser {
             if isText, case .string = token.kind { return try strings(left) }
             if case .flags = left.value {
                 var mask: UInt64 = 0
-                repeat { mask |= 1 << (try constant(of: left.value, left.name) & 63) }
-                while accept(symbol: ",")
+                repeat {
+                    mask |= 1 << (try constant(of: left.value, left.name) & 63)
+                } while accept(symbol: ",")
                 try expect(symbol: "}")
                 return program.add(.init(operation: .event, value: mask))
             }
             var ranges: [ClosedRange<UInt64>] = []
-            repeat { ranges.append(try range(left, mayBeSingle: true)) }
-            while accept(symbol: ",")
+            repeat { ranges.append(try range(left, mayBeSingle: true)) } while accept(symbol: ",")
             try expect(symbol: "}")
             return add(left, ranges)
         }
@@ -400,7 +400,9 @@ struct FilterParser {
         var best: (word: String, distance: Int)?
         for candidate in known {
             let distance = Self.distance(Array(word), Array(candidate))
-            if distance < best?.distance ?? 3, distance < candidate.count { best = (candidate, distance) }
+            if distance < best?.distance ?? 3, distance < candidate.count {
+                best = (candidate, distance)
+            }
         }
         return best?.word
     }

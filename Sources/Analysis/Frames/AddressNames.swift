@@ -1,22 +1,28 @@
+internal import Machine
+public import Symbols
+
 /// What an instruction's address is called.
 public struct AddressName: Equatable, Sendable {
-    /// The function, without offset.
+    /// The function's whole name, parameters included, without offset.
     public var function: String
+    /// The function's name as it fits in a column.
+    public var shortFunction: String
     /// Bytes from the function's first instruction.
     public var offset: UInt64
-    /// The source file, as the debug information gives it.
+    /// The source file of the innermost code there, as the debug information gives it.
     public var file: String?
     /// The line in ``file``, from 1.
     public var line: Int?
     /// The names of functions that were inlined around the address, innermost first.
     public var inlined: [String]
 
-    /// Makes a name.
+    /// Makes a name; `shortFunction` is `function` unless given.
     public init(
-        function: String, offset: UInt64, file: String? = nil, line: Int? = nil,
-        inlined: [String] = []
+        function: String, shortFunction: String? = nil, offset: UInt64, file: String? = nil,
+        line: Int? = nil, inlined: [String] = []
     ) {
         self.function = function
+        self.shortFunction = shortFunction ?? function
         self.offset = offset
         self.file = file
         self.line = line
@@ -26,10 +32,8 @@ public struct AddressName: Equatable, Sendable {
     /// The last component of ``file``.
     public var fileName: Substring? { file?.split(separator: "/").last }
 
-    /// `function+0x12`; no offset at the function's first instruction.
-    public var functionAndOffset: String {
-        offset == 0 ? function : "\(function)+0x\(String(offset, radix: 16))"
-    }
+    /// `function+0x12`: the same in two builds where the function is the same.
+    public var site: String { "\(function)+0x\(String(offset, radix: 16))" }
 
     /// `file.swift:34`, where it is known.
     public var place: String? {
@@ -37,10 +41,34 @@ public struct AddressName: Equatable, Sendable {
         return line.map { "\(fileName):\($0)" } ?? String(fileName)
     }
 
-    /// `function+0x12 (file.swift:34)`.
+    /// `function+0x12 (file.swift:34)`, with the short name.
     public var text: String {
-        guard let place else { return functionAndOffset }
-        return "\(functionAndOffset) (\(place))"
+        let site = "\(shortFunction)+0x\(String(offset, radix: 16))"
+        guard let place else { return site }
+        return "\(site) (\(place))"
+    }
+
+    /// The functions of the address, the outermost first, as a folded stack has them.
+    public var stack: [String] { [function] + inlined.reversed() }
+}
+
+extension AddressName {
+    /// The name that symbols give.
+    public init(_ found: SymbolizedAddress) {
+        let frame =
+            found.frames.first { $0.line != nil && $0.isInSource }
+            ?? found.frames.first(where: \.isInSource)
+        self.init(
+            function: found.function, shortFunction: Demangler.abbreviated(found.linkageName),
+            offset: found.offset, file: frame?.file, line: frame?.line,
+            inlined: found.frames.filter(\.isInlined).compactMap(\.function))
+    }
+}
+
+extension AddressNames {
+    /// Names addresses by what symbolizer finds.
+    public convenience init(_ symbolizer: Symbolizer) {
+        self.init { symbolizer.symbolize(GuestVirtualAddress($0)).map(AddressName.init) }
     }
 }
 

@@ -38,16 +38,27 @@ public struct ExitData: Sendable {
     public var bytes: [UInt8] { (0..<count).map { self[$0] } }
 
     /// Takes the place of what was here; memory is kept for the next one.
-    @inline(__always)
     public mutating func replace(with bytes: Span<UInt8>) {
-        count = bytes.count
+        replace(with: bytes.bytes)
+    }
+
+    /// Takes the place of what was here; memory is kept for the next one.
+    @inline(__always)
+    public mutating func replace(with bytes: RawSpan) {
+        count = bytes.byteCount
         value = 0
-        for index in 0..<min(8, bytes.count) {
-            value |= UInt64(bytes[index]) << UInt64(index * 8)
+        for index in 0..<min(8, count) {
+            value |= UInt64(byte(bytes, index)) << UInt64(index * 8)
         }
-        guard bytes.count > 8 else { return }
+        guard count > 8 else { return }
         long.removeAll(keepingCapacity: true)
-        for index in bytes.indices { long.append(bytes[index]) }
+        for index in 0..<count { long.append(byte(bytes, index)) }
+    }
+
+    @inline(__always)
+    private func byte(_ bytes: RawSpan, _ index: Int) -> UInt8 {
+        // SAFETY: the load is checked against the span; every bit pattern is a byte.
+        unsafe bytes.unsafeLoad(fromByteOffset: index, as: UInt8.self)
     }
 
     /// Takes the place of what was here by a number's bytes, little-endian.
