@@ -1,3 +1,4 @@
+internal import Disassembly
 internal import Machine
 internal import Trace
 
@@ -25,6 +26,8 @@ public struct TraceText {
 
     /// Where the answer's text ends and the symbol begins, counted from the description's start.
     private static let descriptionWidth = 30
+    /// Narrower terminals get no column of times.
+    private static let widthForTime = 80
 
     /// Prints to a stream; `lastExit` is the highest number that may come, and `vCPUCount` says
     /// whether vCPUs are told apart.
@@ -47,7 +50,7 @@ public struct TraceText {
         if let mark { line.put(String(mark), .bold) }
         line.put(right: String(frame.number), width: numberWidth - line.column, .bold)
         if hasSeveralVCPUs { line.put("  cpu\(frame.vCPU)", .dim) }
-        if options.showsTime, let time = frame.time {
+        if options.showsTime, style.width >= Self.widthForTime, let time = frame.time {
             line.put("  " + Self.seconds(time.sinceStart), .dim)
         }
         line.put("  ")

@@ -55,9 +55,9 @@ public struct AddressName: Equatable, Sendable {
 extension AddressName {
     /// The name that symbols give.
     public init(_ found: SymbolizedAddress) {
-        let frame =
-            found.frames.first { $0.line != nil && $0.isInSource }
-            ?? found.frames.first(where: \.isInSource)
+        // As SymbolizedAddress.place chooses: code that a person wrote, with a line if possible.
+        let inSource = found.frames.filter { $0.fileName?.hasPrefix("<") == false }
+        let frame = inSource.first { $0.line != nil } ?? inSource.first
         self.init(
             function: found.function, shortFunction: Demangler.abbreviated(found.linkageName),
             offset: found.offset, file: frame?.file, line: frame?.line,

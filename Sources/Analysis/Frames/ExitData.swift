@@ -39,7 +39,8 @@ public struct ExitData: Sendable {
 
     /// Takes the place of what was here; memory is kept for the next one.
     public mutating func replace(with bytes: Span<UInt8>) {
-        replace(with: bytes.bytes)
+        // SAFETY: bytes are viewed as bytes.
+        replace(with: unsafe bytes.bytes)
     }
 
     /// Takes the place of what was here; memory is kept for the next one.

@@ -58,7 +58,7 @@ public struct FrameReader: ~Copyable {
 
     @inline(__always)
     private mutating func fill(_ frame: inout ExitFrame, _ exit: ExitEvent) {
-        frame.number = cursor.exitNumber
+        frame.number = cursor.nextExitNumber &- 1
         frame.vCPU = cursor.vCPU
         frame.detail = exit.detail
         frame.flags = exit.flags
@@ -122,7 +122,7 @@ public struct FrameReader: ~Copyable {
                 copy(range, into: &frame.answer)
             case .completion(let range):
                 frame.eventMask |= 1 << 1
-                frame.events.append(.completion(cursor.changes(in: range)))
+                frame.events.append(.completion(cursor.changes(range)))
             case .interruption(let interruption):
                 frame.eventMask |= 1 << 2
                 frame.events.append(.interruption(interruption))
@@ -136,14 +136,5 @@ public struct FrameReader: ~Copyable {
             }
         }
         isAtEnd = true
-    }
-}
-
-extension EventCursor {
-    /// The changes of the completion that was just read.
-    func changes(in range: Range<Int>) -> [Change] {
-        let bytes = array(range)
-        // SAFETY: the array outlives the call, which copies what it keeps.
-        return unsafe bytes.withUnsafeBytes { unsafe RowReader.changes(in: $0) }
     }
 }
