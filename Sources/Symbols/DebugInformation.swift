@@ -34,7 +34,11 @@ internal import CElf
     }
 
     /// Opens the debug information of a file.
-    static func open(_ file: ELFFile) -> Opened {
+    ///
+    /// Debug information may be shared with another file, which libdw opens by the name that
+    /// .gnu_debugaltlink has (dwz makes such files). A guest's image must not make us open what
+    /// it names; a file that a person installed or named may.
+    static func open(_ file: ELFFile, followsLinks: Bool) -> Opened {
         let dwarf = unsafe file.withHandle { elf in
             // SAFETY: the handle is open, and `information` keeps its owner alive.
             unsafe dwarf_begin_elf(elf, DWARF_C_READ, nil)
@@ -45,6 +49,9 @@ internal import CElf
             return text.hasPrefix("no DWARF") ? .none : .damaged(text)
         }
         let information = unsafe DebugInformation(file, dwarf)
+        if !followsLinks, information.isShared {
+            return .damaged("it is shared with another file; give that image with --symbols")
+        }
         information.findUnits()
         if information.units.isEmpty, let damage = information.damage { return .damaged(damage) }
         return information.units.isEmpty ? .none : .information(information)
@@ -58,6 +65,14 @@ internal import CElf
     deinit {
         // SAFETY: open since `open`; the file it reads is still alive here.
         unsafe dwarf_end(dwarf)
+    }
+
+    /// Whether the file has a .gnu_debugaltlink, readable or not.
+    private var isShared: Bool {
+        var name: UnsafePointer<CChar>?
+        var identity: UnsafeRawPointer?
+        // SAFETY: the handle is open; the results are locals that are not read.
+        return unsafe dwelf_dwarf_gnu_debugaltlink(dwarf, &name, &identity) != 0
     }
 
     private static func lastError() -> String {
@@ -175,10 +190,13 @@ internal import CElf
     func frames(at address: UInt64) -> [SourceFrame] {
         guard let unit = unit(at: address) else { return [] }
         let root = units[unit].root
+        let directory = root.string(Int(DW_AT_comp_dir))
         let place = root.lineTable?.place(of: address)
         let chain = inlinedChain(at: address, in: unit)
         var frame = SourceFrame(
-            linkageName: nil, file: place?.file, line: place?.line, column: place?.column,
+            linkageName: nil,
+            file: place?.file.map { SourcePath.normalized($0, directory: directory) },
+            line: place?.line, column: place?.column,
             isInlined: false)
         if chain.isEmpty { return place == nil ? [] : [frame] }
         var frames: [SourceFrame] = []
@@ -186,7 +204,7 @@ internal import CElf
             frame.linkageName = name(of: entry)
             frame.isInlined = level + 1 < chain.count
             frames.append(frame)
-            frame = callSite(of: entry, root: root)
+            frame = callSite(of: entry, root: root, directory: directory)
         }
         return frames
     }
@@ -261,13 +279,17 @@ internal import CElf
             ?? entry.string(Int(DW_AT_name))
     }
 
-    private func callSite(of entry: DebugEntry, root: DebugEntry) -> SourceFrame {
+    private func callSite(
+        of entry: DebugEntry, root: DebugEntry, directory: String?
+    ) -> SourceFrame {
         func position(_ attribute: Int) -> Int? {
             entry.number(attribute).flatMap { $0 == 0 ? nil : Int(exactly: $0) }
         }
         return SourceFrame(
             linkageName: nil,
-            file: entry.number(Int(DW_AT_call_file)).flatMap(root.sourceFile),
+            file: entry.number(Int(DW_AT_call_file)).flatMap(root.sourceFile).map {
+                SourcePath.normalized($0, directory: directory)
+            },
             line: position(Int(DW_AT_call_line)), column: position(Int(DW_AT_call_column)),
             isInlined: false)
     }

@@ -274,3 +274,17 @@ import Testing
         }
     }
 }
+
+@Suite struct SourcePathTests {
+    @Test(
+        arguments: [
+            ("/a/b.c", nil, "/a/b.c"), ("//<compiler-generated>", nil, "/<compiler-generated>"),
+            ("././a//b.c", nil, "a/b.c"), ("b.c", "/src", "/src/b.c"),
+            ("/a/./b.c", "/src", "/a/b.c"),
+            ("sub/b.c", "sub", "sub/b.c"), ("../b.c", "/src/", "/src/../b.c"),
+            ("", "/src", "/src/"),
+        ] as [(String, String?, String)])
+    func normalizes(path: String, directory: String?, expected: String) {
+        #expect(SourcePath.normalized(path, directory: directory) == expected)
+    }
+}
