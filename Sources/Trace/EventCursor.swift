@@ -149,6 +149,16 @@ public struct EventCursor: ~Copyable {
         }
     }
 
+    /// The interruption that was the last event, with its landmark; nil where that was none.
+    public var interruption: Interruption? {
+        guard nextRow > 0 else { return nil }
+        // SAFETY: the row stays as it is while it is read.
+        let row = unsafe rows.row(nextRow - 1)
+        do throws(Malformed) {
+            return unsafe try TapeRow(row).interruption(snapshot: reader.registers)
+        } catch { return nil }
+    }
+
     /// The row of the last event, copied.
     public var row: [UInt8] {
         guard nextRow > 0 else { return [] }
