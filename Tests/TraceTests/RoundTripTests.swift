@@ -22,7 +22,8 @@ func readSamples(_ trace: TraceReader, from exit: UInt64 = 0) throws -> [Sample]
             result.append(.answer(form, cursor.array(data), vCPU))
         case .completion(let changes): result.append(.completion(cursor.changes(changes), vCPU))
         case .interruption(let kind, let vector, let errorCode, let isInMidFlight):
-            let full = try #require(cursor.interruption)
+            let found = cursor.interruption
+            let full = try #require(found)
             #expect(full.kind == kind && full.vector == vector && full.errorCode == errorCode)
             #expect((full.landmark != nil) == isInMidFlight)
             result.append(.interruption(full, vCPU))
