@@ -326,6 +326,14 @@ public final class TraceReader: Sendable {
         try EventCursor(self, block: try startBlock(exit), exit: exit)
     }
 
+    /// The events of a block and of those after it, from the block's first event on.
+    ///
+    /// Errors: there is no such block.
+    public func events(ofBlock index: Int) throws(TraceError) -> EventCursor {
+        try checkIndex(index)
+        return try EventCursor(self, block: index, exit: nil)
+    }
+
     /// The rows from an exit on, decoded ahead on another thread; from 0, with what is before the
     /// first exit.
     ///
