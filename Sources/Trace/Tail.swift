@@ -8,6 +8,8 @@ struct Tail: Sendable {
         var firstExit: UInt64
         var exitCount: UInt32 = 0
         var eventCount: UInt32 = 0
+        /// From the start of the recording to the return of the first exit; 0 without timing.
+        var hostNanoseconds: UInt64 = 0
         /// Bytes of frames that check.
         var frameBytes = 0
         /// The digests to the end of this slot; nil where blocks before it are missing.
@@ -56,7 +58,8 @@ struct Tail: Sendable {
         for var slot in found where slot.ordinal >= ordinal {
             if slot.ordinal != ordinal || slot.firstExit != exit {
                 guard slot.firstExit >= exit else {
-                    damages.append(Damage(nil, "a slot of the side file does not follow the one before"))
+                    damages.append(
+                        Damage(nil, "a slot of the side file does not follow the one before"))
                     break
                 }
                 damages.append(
@@ -72,6 +75,19 @@ struct Tail: Sendable {
             ordinal = slot.ordinal + 1
             exit = slot.firstExit + UInt64(slot.exitCount)
         }
+        // Where the next events would be, a slot in use whose head does not check has lost them.
+        let next =
+            SideHeader.slotsAt
+            + Int((ordinal - 1) % UInt64(header.slotCount)) * Int(header.slotStride)
+        if openSlot(next) == nil, isInUse(next) {
+            damages.append(Damage(nil, "a slot of the side file is damaged; its events are lost"))
+        }
+    }
+
+    /// A slot that holds, or seems to hold, events.
+    private func isInUse(_ offset: Int) -> Bool {
+        guard offset + SideSlot.statesAt <= bytes.count else { return true }
+        return bytes[offset..<offset + 8].contains { $0 != 0 }
     }
 
     /// The last block of events in the trace itself.
@@ -109,22 +125,28 @@ struct Tail: Sendable {
             let committed = unsafe (base + slot.offset).get(
                 UInt64.self, at: SideSlot.committedAt)
             let frames = unsafe base + slot.offset + SideSlot.framesAt(vCPUCount: vCPUCount)
-            guard committed <= UInt64(SideSlot.frameBytes) else {
-                problem = "a slot of the side file has a length out of range"
-                return
-            }
-            while result.frameBytes < Int(committed) {
+            // Each frame vouches for itself; the committed length only says how many there must be.
+            while true {
                 guard
                     let frame = unsafe Frame(
-                        frames, count: Int(committed), at: result.frameBytes,
+                        frames, count: SideSlot.frameBytes, at: result.frameBytes,
                         ordinal: slot.ordinal),
                     let view = try? unsafe RowView(frame.row), Int(view.vCPU) < vCPUCount,
                     view.kind != .exit || UInt64(result.exitCount) < Limits.cellExits
                 else {
-                    problem = "an event in the side file is damaged; it and what follows are lost"
+                    if UInt64(result.frameBytes) < committed {
+                        problem =
+                            "an event in the side file is damaged; it and what follows are lost"
+                    }
                     return
                 }
-                if view.kind == .exit { result.exitCount += 1 }
+                if view.kind == .exit {
+                    if result.exitCount == 0, let timing = header.timing {
+                        result.hostNanoseconds = unsafe timing.nanoseconds(
+                            from: timing.origin, to: frame.returned)
+                    }
+                    result.exitCount += 1
+                }
                 result.eventCount += 1
                 unsafe roller.add(frame.row, view)
                 result.frameBytes = unsafe frame.end
