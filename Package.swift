@@ -18,10 +18,12 @@ func module(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target 
     .target(name: name, dependencies: dependencies, swiftSettings: strict)
 }
 
-func tests(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+func tests(
+    _ name: String, _ dependencies: [Target.Dependency] = [], exclude: [String] = []
+) -> Target {
     .testTarget(
         name: "\(name)Tests", dependencies: [.target(name: name)] + dependencies,
-        swiftSettings: strict)
+        exclude: exclude, swiftSettings: strict)
 }
 
 let package = Package(
@@ -41,6 +43,7 @@ let package = Package(
             name: "CElf", pkgConfig: "libdw", providers: [.apt(["libelf-dev", "libdw-dev"])]),
         .systemLibrary(
             name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
+        .systemLibrary(name: "CDemangle"),
         .systemLibrary(name: "CZydis", providers: [.apt(["libzydis-dev"])]),
         .systemLibrary(name: "CZlib", pkgConfig: "zlib", providers: [.apt(["zlib1g-dev"])]),
 
@@ -53,7 +56,7 @@ let package = Package(
         module("Trace", ["CLZ4", "CXXHash", "Machine"]),
         module("Guest", ["CElf", "CZlib", "CXXHash", "Machine"]),
         module("Devices", ["Machine"]),
-        module("Symbols", ["CElf", "Machine"]),
+        module("Symbols", ["CDemangle", "CElf", "Machine"]),
 
         // Top: what puts them together.
         module("Execution", ["Devices", "Disassembly", "Guest", "KVM", "Machine", "Trace"]),
@@ -73,7 +76,7 @@ let package = Package(
         tests("Trace", ["Machine"]),
         tests("Guest", ["Machine"]),
         tests("Devices", ["Machine"]),
-        tests("Symbols", ["Machine"]),
+        tests("Symbols", ["Machine"], exclude: ["Fixtures"]),
         tests("Execution", ["Devices", "Guest", "KVM", "Machine", "Trace"]),
         tests("Analysis", ["Machine", "Trace"]),
         .testTarget(name: "vmtapeTests", dependencies: ["vmtape"], swiftSettings: strict),

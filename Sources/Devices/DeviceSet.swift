@@ -1,0 +1,139 @@
+import Machine
+
+/// The devices of a machine and the buses they are on.
+///
+/// Ports go through a table of 64 Ki entries, memory through sorted ranges; both give a slot, and
+/// a switch over slots is all the dispatch there is. No access allocates.
+///
+/// What no device claims reads as all ones, swallows writes, and is counted in ``unclaimed``.
+@safe
+public struct DeviceSet: ~Copyable {
+    /// How the devices are connected to the host.
+    public struct Configuration: Equatable, Sendable {
+        /// Where the serial port's output goes.
+        public var serial: ConsoleOutput.Target
+        /// Where the debug consoles' output goes; nil: with the serial port's, in order.
+        public var debugConsole: ConsoleOutput.Target?
+        /// Where the serial port is visible in memory too, if anywhere: 8 bytes.
+        public var serialMemoryBase: UInt64?
+
+        /// Makes a configuration; the defaults drop all output.
+        public init(
+            serial: ConsoleOutput.Target = .none, debugConsole: ConsoleOutput.Target? = nil,
+            serialMemoryBase: UInt64? = nil
+        ) {
+            self.serial = serial
+            self.debugConsole = debugConsole
+            self.serialMemoryBase = serialMemoryBase
+        }
+    }
+
+    /// Who answers at a port or an address.
+    enum Slot: UInt8 {
+        case unclaimed, serial, debugConsole, debugExit, resetControl, keyboardController
+    }
+
+    /// The ports that devices claim.
+    private static let ports: [(first: UInt16, count: UInt16, slot: Slot)] = [
+        (0x64, 1, .keyboardController),
+        (0xE9, 1, .debugConsole),
+        (0xF4, 1, .debugExit),
+        (0x3F8, 8, .serial),
+        (0x402, 1, .debugConsole),
+        (0xCF9, 1, .resetControl),
+    ]
+    static let serialBase: UInt16 = 0x3F8
+    static let serialIRQ: UInt8 = 4
+    private static let portCount = 1 << 16
+
+    /// Counts of what no device claims.
+    public internal(set) var unclaimed = UnclaimedAccesses()
+    /// The devices, in a fixed order, for a trace's header.
+    public let descriptions: [DeviceDescription]
+
+    private let portTable: UnsafeMutablePointer<Slot>
+    let memoryRanges: AddressRanges
+    var serial = UART16550()
+    var serialOutput: ConsoleOutput
+    var debugOutput: ConsoleOutput
+    let debugGoesToSerial: Bool
+    var input: ConsoleInput
+    /// The bit of the reset control register that keeps its value: hard or soft.
+    var resetType: UInt8 = 0
+
+    /// Connects the devices.
+    ///
+    /// Throws ``DeviceError/Kind/cannotOpen`` where an output file cannot be opened.
+    public init(
+        _ configuration: Configuration, input: consuming ConsoleInput = ConsoleInput()
+    ) throws(DeviceError) {
+        let serialOutput = try ConsoleOutput(configuration.serial)
+        let debugOutput = try ConsoleOutput(configuration.debugConsole ?? .none)
+        self.serialOutput = serialOutput
+        self.debugOutput = debugOutput
+        debugGoesToSerial = configuration.debugConsole == nil
+        self.input = input
+        var ranges = AddressRanges()
+        if let base = configuration.serialMemoryBase {
+            ranges.insert(base: base, length: 8, slot: .serial)
+        }
+        memoryRanges = ranges
+        descriptions = Self.describe(configuration)
+        // SAFETY: allocated for portCount entries, all initialised; freed in deinit only.
+        unsafe portTable = UnsafeMutablePointer.allocate(capacity: Self.portCount)
+        unsafe portTable.initialize(repeating: .unclaimed, count: Self.portCount)
+        for claim in Self.ports {
+            for port in claim.first..<claim.first + claim.count {
+                unsafe portTable[Int(port)] = claim.slot
+            }
+        }
+    }
+
+    deinit { unsafe portTable.deallocate() }
+
+    private static func describe(_ configuration: Configuration) -> [DeviceDescription] {
+        let memory = configuration.serialMemoryBase.map { "memory=0x" + String($0, radix: 16) }
+        return [
+            DeviceDescription(
+                name: "16550a", base: "port 0x3f8", irq: serialIRQ, options: memory ?? ""),
+            DeviceDescription(name: "debug-console", base: "port 0xe9"),
+            DeviceDescription(name: "debug-console", base: "port 0x402"),
+            DeviceDescription(name: "isa-debug-exit", base: "port 0xf4"),
+            DeviceDescription(name: "8042-reset", base: "port 0x64"),
+            DeviceDescription(name: "reset-control", base: "port 0xcf9"),
+        ]
+    }
+
+    /// Who answers at a port.
+    func slot(_ port: UInt16) -> Slot {
+        // SAFETY: the table has an entry for every 16-bit number.
+        unsafe portTable[Int(port)]
+    }
+
+    /// Writes out what the devices' outputs hold. To be called when the guest waits or ends.
+    public mutating func flush() {
+        serialOutput.flush()
+        debugOutput.flush()
+    }
+
+    /// The first failure to write output, nil while all is well.
+    public var outputFailure: DeviceError? { serialOutput.failure ?? debugOutput.failure }
+
+    /// How many bytes the guest has sent to its consoles.
+    public var outputByteCount: UInt64 { serialOutput.byteCount &+ debugOutput.byteCount }
+
+    /// What the serial port sent to ``ConsoleOutput/Target/memory`` since the last call.
+    public mutating func takeSerialBytes() -> [UInt8] { serialOutput.takeBytes() }
+
+    /// What the debug consoles sent to a ``ConsoleOutput/Target/memory`` of their own.
+    public mutating func takeDebugBytes() -> [UInt8] { debugOutput.takeBytes() }
+
+    /// Whether the host has sent all it will, and the guest has taken it but for what is in the
+    /// serial port's FIFO.
+    public var isInputExhausted: Bool { input.isExhausted }
+
+    /// The interrupt lines that are active, a bit for each, by number.
+    public mutating func interruptLines() -> UInt32 {
+        serial.interruptLine(&input) ? 1 << UInt32(Self.serialIRQ) : 0
+    }
+}
