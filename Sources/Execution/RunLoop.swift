@@ -36,11 +36,11 @@ public struct RunLoop: ~Copyable {
     /// Makes a loop.
     ///
     /// - Parameters:
-    ///   - phases: where RIP stands in exits of this host.
+    ///   - behaviour: where RIP stands in exits of this host.
     ///   - exitLimit: how many exits to make at most.
     ///   - stop: where others ask for an end.
-    public init(phases: RIPPhases, exitLimit: UInt64 = .max, stop: StopRequest) {
-        finder = InstructionFinder(phases)
+    public init(behaviour: HostBehaviour, exitLimit: UInt64 = .max, stop: StopRequest) {
+        finder = InstructionFinder(behaviour)
         self.exitLimit = exitLimit
         self.stop = stop
     }
@@ -148,7 +148,7 @@ public struct RunLoop: ~Copyable {
                 }
             }
         case .mmio(let mmio):
-            let length = Int(mmio.length)
+            let length = Int(mmio.size)
             let rewind = unsafe finder.rewind(
                 memoryAccess: mmio.isWrite, length: length, registers: registers, system: system,
                 memory: memory)
@@ -224,7 +224,7 @@ public struct RunLoop: ~Copyable {
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Listener: RunListener & ~Copyable {
         let rewind: UInt8
-        if case .hlt = exit { rewind = finder.rewindOfHLT() } else { rewind = 0 }
+        if case .hlt = exit { unsafe rewind = finder.rewindOfHLT(system: system) } else { rewind = 0 }
         var wordCount = 0
         switch exit {
         case .internalError(let error):

@@ -1,0 +1,216 @@
+public import Devices
+public import Guest
+public import KVM
+public import Machine
+public import Trace
+
+/// What a live session — run or record — runs.
+public struct LiveConfiguration: Sendable {
+    /// The guest.
+    public var plan: LoadPlan
+    /// Ends after this many exits.
+    public var exitLimit: UInt64 = .max
+    /// What is watched beside the run.
+    public var supervision = Supervisor.Configuration()
+
+    /// A configuration without limits.
+    public init(plan: LoadPlan) { self.plan = plan }
+}
+
+/// What a session calls back, from the supervisor's thread.
+public struct SessionCallbacks: Sendable {
+    /// A second signal arrived: leave at once.
+    public var abort: @Sendable (Int32) -> Void
+    /// Every few milliseconds, with the milliseconds since the start.
+    public var tick: @Sendable (UInt64) -> Void
+
+    /// Makes callbacks.
+    public init(
+        abort: @escaping @Sendable (Int32) -> Void = { _ in },
+        tick: @escaping @Sendable (UInt64) -> Void = { _ in }
+    ) {
+        self.abort = abort
+        self.tick = tick
+    }
+}
+
+/// A live guest that runs with nobody listening: `vmtape run`.
+public struct RunSession: ~Copyable {
+    private var machine: GuestMachine
+    private var world: LiveWorld
+    private let behaviour: HostBehaviour
+    private let configuration: LiveConfiguration
+    /// Where others ask for an end.
+    public let stop = StopRequest()
+
+    /// Creates the machine and loads the guest.
+    public init(
+        host: borrowing Host, configuration: LiveConfiguration, devices: consuming DeviceSet
+    ) throws(ExecutionError) {
+        machine = try GuestMachine(
+            hypervisor: host.hypervisor, plan: configuration.plan, cpuid: try host.guestCPUID())
+        world = LiveWorld(devices: devices)
+        behaviour = host.probe.behaviour
+        self.configuration = configuration
+    }
+
+    /// Runs the guest to its end.
+    public mutating func run(_ callbacks: SessionCallbacks) throws(ExecutionError) -> RunReport {
+        var listener = NoListener()
+        return try machine.runSupervised(
+            behaviour: behaviour, exitLimit: configuration.exitLimit, stop: stop,
+            supervision: configuration.supervision, callbacks: callbacks, world: &world,
+            listener: &listener)
+    }
+
+    /// The devices, to be asked what they counted.
+    public var unclaimed: UnclaimedAccesses { world.devices.unclaimed }
+
+    /// The first failure to write the guest's output.
+    public var outputFailure: DeviceError? { world.devices.outputFailure }
+}
+
+/// A live guest that is recorded: `vmtape record`.
+public struct RecordSession: ~Copyable {
+    private var machine: GuestMachine
+    private var world: LiveWorld
+    private var recorder: Recorder
+    private let behaviour: HostBehaviour
+    private let configuration: LiveConfiguration
+    /// Where others ask for an end.
+    public let stop = StopRequest()
+    /// How far the recording is, for other threads.
+    public let progress: TraceProgress
+
+    /// What is recorded beside the guest.
+    public struct Recording: Sendable {
+        /// Where the trace goes.
+        public var path: String
+        /// Replaces an existing trace.
+        public var overwrites = false
+        /// Records observed facts: host time, creation time, command, host name.
+        public var hasTiming = true
+        /// Observed facts for the header.
+        public var observed: ObservedFacts?
+        /// Ends the run when the trace has about this many bytes.
+        public var maximumBytes: UInt64?
+
+        /// A recording with timing.
+        public init(path: String) { self.path = path }
+    }
+
+    private let recording: Recording
+
+    /// Creates the machine, loads the guest, and creates the trace.
+    public init(
+        host: borrowing Host, configuration: LiveConfiguration, devices: consuming DeviceSet,
+        recording: Recording
+    ) throws(ExecutionError) {
+        let cpuid = try host.guestCPUID()
+        machine = try GuestMachine(
+            hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid)
+        let header = TraceHeader(
+            recording: recording, plan: configuration.plan, host: host.probe.facts,
+            requestedCPUID: cpuid, observedCPUID: machine.observedCPUID,
+            devices: devices.descriptions)
+        world = LiveWorld(devices: devices)
+        behaviour = host.probe.behaviour
+        self.configuration = configuration
+        self.recording = recording
+        var options = TraceOptions(overwrites: recording.overwrites)
+        if recording.hasTiming { options.timing = HostClock.timeBase() }
+        do throws(TraceError) {
+            let writer = try TraceWriter(
+                path: recording.path, header: header, options: options)
+            progress = writer.progress
+            recorder = Recorder(writer: writer)
+            try recorder.writer.start(
+                registers: machine.registers, system: machine.systemRegisters)
+        } catch { throw .trace(error) }
+    }
+
+    /// Runs the guest to its end and completes the trace.
+    ///
+    /// A failure of the run itself is thrown, and what was recorded until then stays in the
+    /// partial trace.
+    public consuming func run(
+        _ callbacks: SessionCallbacks
+    ) throws(ExecutionError) -> (RunReport, TraceSummary, UnclaimedAccesses, DeviceError?) {
+        var callbacks = callbacks
+        if let limit = recording.maximumBytes {
+            let tick = callbacks.tick
+            callbacks.tick = { [progress, stop] now in
+                if progress.bytesWritten >= limit { stop.request(.sizeLimit) }
+                tick(now)
+            }
+        }
+        let report = try machine.runSupervised(
+            behaviour: behaviour, exitLimit: configuration.exitLimit, stop: stop,
+            supervision: configuration.supervision, callbacks: callbacks, world: &world,
+            listener: &recorder)
+        let memory = machine.memory.digest()
+        let summary: TraceSummary
+        do throws(TraceError) {
+            summary = try recorder.writer.finish(
+                EndRecord(report), memory: report.ending.isInMidFlight ? nil : memory)
+        } catch { throw .trace(error) }
+        return (report, summary, world.devices.unclaimed, world.devices.outputFailure)
+    }
+}
+
+extension EndRecord {
+    /// The end of a run as its trace records it.
+    init(_ report: RunReport) {
+        let ending = report.ending
+        self.init(
+            reason: ending.reason, guestStatus: ending.guestStatus,
+            isInMidFlight: ending.isInMidFlight, registers: report.registers,
+            system: report.systemRegisters)
+    }
+}
+
+extension GuestMemory {
+    /// The digest of all RAM, over the pages that are not all zero.
+    borrowing func digest() -> MemoryDigest {
+        var digest = MemoryDigest()
+        forEachNonZeroPage { number, bytes in
+            // SAFETY: the page is the memory's, and the guest does not run.
+            if let page = unsafe MemoryDigest.page(number: number, bytes: bytes) {
+                digest.append(page)
+            }
+        }
+        return digest
+    }
+}
+
+extension GuestMachine {
+    /// Runs a guest with a supervisor beside it, and reports.
+    mutating func runSupervised<
+        Surroundings: World & ~Copyable, Listener: RunListener & ~Copyable
+    >(
+        behaviour: HostBehaviour, exitLimit: UInt64, stop: StopRequest,
+        supervision: Supervisor.Configuration, callbacks: SessionCallbacks,
+        world: inout Surroundings, listener: inout Listener
+    ) throws(ExecutionError) -> RunReport {
+        var loop = RunLoop(behaviour: behaviour, exitLimit: exitLimit, stop: stop)
+        let kicker = kicker
+        let supervisor = Supervisor(
+            supervision, request: stop, kick: { kicker.kick() }, abort: callbacks.abort,
+            tick: callbacks.tick)
+        defer { supervisor.finish() }
+        let start = HostThread.monotonicNanoseconds()
+        let outcome = try run(&loop, world: &world, listener: &listener)
+        let end = HostThread.monotonicNanoseconds()
+        let registers = currentRegisters
+        let system = currentSystemRegisters
+        var fault: CPUFault?
+        if case .ended = outcome {
+            fault = CPUFault(loop.lastExit, registers: registers, system: system) {
+                bytes(at: $0, count: 15)
+            }
+        }
+        return RunReport(
+            outcome: outcome, exitCount: loop.exitCount, nanoseconds: end - start,
+            registers: registers, systemRegisters: system, fault: fault)
+    }
+}

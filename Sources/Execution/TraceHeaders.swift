@@ -1,0 +1,32 @@
+internal import Devices
+internal import Guest
+internal import Machine
+internal import Trace
+
+extension TraceHeader {
+    /// What a recording knows before its first event.
+    init(
+        recording: RecordSession.Recording, plan: LoadPlan, host: HostFacts,
+        requestedCPUID: [CPUIDEntry], observedCPUID: [CPUIDEntry],
+        devices: [Devices.DeviceDescription]
+    ) {
+        self.init(
+            machine: MachineDescription(
+                ramBytes: plan.ram.lengthInBytes,
+                devices: devices.map {
+                    Trace.DeviceDescription(
+                        name: $0.name, base: $0.base,
+                        interrupt: $0.irq.map { "irq \($0)" } ?? "", configuration: $0.options)
+                },
+                // What a reader must know to judge a divergence: this version rewrites nothing.
+                properties: [Property("tsc", "native"), Property("interrupts", "none")]),
+            requestedCPUID: requestedCPUID, observedCPUID: observedCPUID, hostFacts: host,
+            images: plan.records.map { record in
+                ImageRecord(
+                    name: record.name, kind: record.kind, bytes: record.bytes,
+                    properties: record.properties.map { Property($0.key, $0.value) })
+            },
+            commandLine: plan.records.first?["command-line"] ?? "",
+            observed: recording.hasTiming ? recording.observed : nil)
+    }
+}
