@@ -255,6 +255,9 @@ public struct PendingCPU: ~Copyable {
     /// A handle that makes this vCPU return, for other threads.
     public var kicker: Kicker { Kicker(mapping: core.mapping) }
 
+    /// A timer that kicks this vCPU; made on the thread that runs it.
+    public func makeKickTimer() throws(KVMError) -> KickTimer { try KickTimer(core.mapping) }
+
     /// Withdraws a kick, so that runs go on; whether there was one.
     @discardableResult
     public mutating func acknowledgeKick() -> Bool { core.acknowledgeKick() }

@@ -1,0 +1,438 @@
+public import Machine
+import Synchronization
+
+#if canImport(Glibc)
+    private import Glibc
+#endif
+
+/// How a trace is written.
+public struct TraceOptions: Equatable, Sendable {
+    /// The counter that stamps come from; nil leaves every observed field out of the trace, so that
+    /// equal runs give equal bytes.
+    public var timing: TimeBase?
+    /// An existing trace, or what an interrupted recording left, may be replaced.
+    public var overwrites: Bool
+    /// The file may not grow beyond this, in bytes: for tests of a full disk.
+    var maximumFileBytes: UInt64 = .max
+    /// Blocks between the vCPU thread and the writer thread: for tests of waiting.
+    var ringSlots = 16
+
+    /// Makes options.
+    public init(timing: TimeBase? = nil, overwrites: Bool = false) {
+        self.timing = timing
+        self.overwrites = overwrites
+    }
+}
+
+/// How far a recording is; may be read from any thread.
+public final class TraceProgress: Sendable {
+    private let exits = Atomic<UInt64>(0)
+    private let bytes = Atomic<UInt64>(0)
+
+    /// Exits that were encoded.
+    public var exitCount: UInt64 { exits.load(ordering: .relaxed) }
+    /// Bytes of the trace that were written.
+    public var bytesWritten: UInt64 { bytes.load(ordering: .relaxed) }
+
+    @inline(__always)
+    func set(exits newValue: UInt64) { exits.store(newValue, ordering: .relaxed) }
+    func set(bytes newValue: UInt64) { bytes.store(newValue, ordering: .relaxed) }
+}
+
+/// What was recorded.
+public struct TraceSummary: Equatable, Sendable {
+    /// Numbered exits.
+    public var exitCount: UInt64
+    /// Events of all kinds.
+    public var eventCount: UInt64
+    /// Length of the trace, in bytes.
+    public var fileBytes: UInt64
+    /// Bytes of the blocks of events, headers included: what the exits cost.
+    public var eventBytes: UInt64
+    /// The digests of the whole run.
+    public var digests: RunningDigests
+}
+
+/// Writes a trace.
+///
+/// While recording, the trace is `PATH.partial` and `PATH.partial-tail`; ``finish(_:memory:)`` makes
+/// it `PATH`. Each event is in the mapped tail when its function returns, and stays readable if the
+/// process dies. Compression and writing happen on a thread of their own; when that falls behind by
+/// 16 blocks, the caller waits. Nothing is allocated per event. To be used by one thread at a time.
+/// A writer that goes without `finish` leaves the two files, which ``TraceReader`` can open.
+@safe
+public struct TraceWriter: ~Copyable {
+    /// Where the trace will be.
+    public let path: String
+    /// How far the recording is, for other threads.
+    public let progress: TraceProgress
+    /// Exits encoded so far: the number of the next.
+    public private(set) var exitCount: UInt64 = 0
+    /// Events encoded so far.
+    public private(set) var eventCount: UInt64 = 0
+
+    private let options: TraceOptions
+    private let ring: EventRing
+    private let core: WriterCore
+    private let thread: WorkerThread
+    private var encoder: RowEncoder
+
+    /// The open slot's first frame, and its number from 1.
+    private var frames: UnsafeMutableRawPointer
+    private var committed: UnsafeMutablePointer<Atomic<UInt64>>
+    private var ordinal: UInt64 = 0
+    private var used = 0
+    /// What counts towards the block's end, and how many events there are.
+    private var counted = 0
+    private var slotEvents = 0
+    private var previousReturned: UInt64
+
+    /// Creates the trace and writes its header.
+    ///
+    /// Errors: the output exists or is being recorded, or cannot be created or written.
+    public init(
+        path: String, header: TraceHeader, options: TraceOptions = TraceOptions()
+    ) throws(TraceError) {
+        precondition((1...Limits.vCPUs).contains(header.machine.vCPUCount))
+        precondition(options.timing.map { $0.ticksPerSecond > 0 } ?? true)
+        let parts = try Self.open(path, header, options)
+        self.path = path
+        self.options = options
+        progress = parts.progress
+        ring = parts.ring
+        core = parts.core
+        thread = parts.thread
+        encoder = RowEncoder(vCPUCount: header.machine.vCPUCount)
+        previousReturned = options.timing?.origin ?? 0
+        // SAFETY: `openSlot` sets both before they are used.
+        unsafe frames = ring.slot(1)
+        unsafe committed = EventRing.committed(ring.slot(1))
+        openSlot(1)
+    }
+
+    private struct Parts {
+        var progress: TraceProgress
+        var ring: EventRing
+        var core: WriterCore
+        var thread: WorkerThread
+    }
+
+    private static func open(
+        _ path: String, _ fullHeader: TraceHeader, _ options: TraceOptions
+    ) throws(TraceError) -> Parts {
+        let partial = Paths.partial(path)
+        let output = try create(path, options)
+        var header = fullHeader
+        if options.timing == nil { header.observed = nil }
+        let payloads = HeaderCoding.payloads(of: header)
+        let identity = HeaderCoding.identity(of: payloads)
+        var blocks = BlockWriter(
+            output, path: partial, identity: identity,
+            maximumFileBytes: options.maximumFileBytes)
+        try write(header, payloads, identity, options, to: &blocks)
+        let progress = TraceProgress()
+        progress.set(bytes: blocks.offset)
+
+        let sideHeader = SideHeader(
+            vCPUCount: header.machine.vCPUCount, timing: options.timing, identity: identity,
+            slotCount: options.ringSlots)
+        let sidePath = Paths.tail(ofPartial: partial)
+        do throws(SystemError) {
+            let side = try Descriptor(sidePath, flags: O_RDWR | O_CREAT | O_EXCL)
+            let ring = try EventRing(side, sideHeader)
+            let core = WriterCore(
+                blocks, ring, progress,
+                ColumnEncoder(vCPUCount: header.machine.vCPUCount, timing: options.timing))
+            let thread = try WorkerThread { core.run() }
+            return Parts(progress: progress, ring: ring, core: core, thread: thread)
+        } catch {
+            Paths.remove(sidePath)
+            throw TraceError(error, file: sidePath, "cannot create the trace's side file")
+        }
+    }
+
+    deinit {
+        ring.close()
+        thread.join()
+    }
+
+    // MARK: Events
+
+    /// The initial state of a vCPU: one for each, before the first exit.
+    public mutating func start(
+        registers: GeneralRegisters, system: SystemRegisters, vCPU: UInt8 = 0
+    ) throws(TraceError) {
+        let to = try unsafe prepare(isExit: false)
+        // SAFETY: `prepare` made room for a row; so in the functions below.
+        commit(
+            unsafe encoder.start(
+                registers: registers, system: system, vCPU: vCPU, into: to))
+    }
+
+    /// A numbered exit.
+    ///
+    /// `entered` and `returned` are the counter when KVM_RUN was called and when it returned; they are
+    /// ignored without timing. See ``RowEncoder/exit(_:flags:rewind:registers:system:vCPU:into:)``.
+    @inline(__always)
+    public mutating func exit(
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags = [], rewind: UInt8,
+        registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
+        vCPU: UInt8 = 0, entered: UInt64, returned: UInt64
+    ) throws(TraceError) {
+        // SAFETY: the caller gives pointers to whole register sets.
+        try unsafe appendExit(
+            detail, flags, rewind, registers, system, vCPU, entered, returned)
+    }
+
+    private mutating func appendExit(
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, _ flags: ExitFlags, _ rewind: UInt8,
+        _ registers: UnsafePointer<GeneralRegisters>,
+        _ system: UnsafePointer<SystemRegisters>, _ vCPU: UInt8, _ entered: UInt64,
+        _ returned: UInt64
+    ) throws(TraceError) {
+        // SAFETY: see `exit`; a slot has room for the stamps of a cell's exits.
+        var to = try unsafe prepare(isExit: true)
+        let hasStamps = options.timing != nil
+        if hasStamps {
+            unsafe to.put(entered, at: 0)
+            unsafe to.put(returned, at: 8)
+            unsafe to += SideSlot.stampBytes
+        }
+        let length = unsafe encoder.exit(
+            detail, flags: flags, rewind: rewind, registers: registers, system: system,
+            vCPU: vCPU, into: to)
+        previousReturned = returned
+        exitCount += 1
+        commit(length, hasStamps: hasStamps)
+        progress.set(exits: exitCount)
+    }
+
+    /// What the world gave back for the last exit of this vCPU; at most 4096 bytes.
+    public mutating func answer(
+        _ form: AnswerForm, _ data: UnsafeRawBufferPointer, vCPU: UInt8 = 0
+    ) throws(TraceError) {
+        let to = try unsafe prepare(isExit: false)
+        commit(unsafe encoder.answer(form, data, vCPU: vCPU, into: to))
+    }
+
+    /// What the runner did in the CPU's place, in order; at most 64 KiB in all.
+    public mutating func completion(
+        _ changes: [Change], vCPU: UInt8 = 0
+    ) throws(TraceError) {
+        let to = try unsafe prepare(isExit: false)
+        commit(unsafe encoder.completion(changes, vCPU: vCPU, into: to))
+    }
+
+    /// Something that was injected: at the last exit, or at a landmark after it.
+    public mutating func interruption(
+        _ interruption: Interruption, vCPU: UInt8 = 0
+    ) throws(TraceError) {
+        let to = try unsafe prepare(isExit: false)
+        commit(unsafe encoder.interruption(interruption, vCPU: vCPU, into: to))
+    }
+
+    /// Bytes that a device put in RAM; longer ones than 64 KiB become several events.
+    public mutating func deviceWrite(
+        address: GuestPhysicalAddress, _ data: UnsafeRawBufferPointer, vCPU: UInt8 = 0
+    ) throws(TraceError) {
+        var begin = 0
+        repeat {
+            let end = min(begin + Limits.deviceWriteBytes, data.count)
+            let to = try unsafe prepare(isExit: false)
+            commit(
+                unsafe encoder.deviceWrite(
+                    address: .init(address.rawValue &+ UInt64(begin)),
+                    UnsafeRawBufferPointer(rebasing: data[begin..<end]), vCPU: vCPU, into: to))
+            begin = end
+        } while begin < data.count
+    }
+
+    // MARK: The end
+
+    /// Records the end, completes the file and gives it its name.
+    ///
+    /// On an error the partial file and the tail stay, with everything that was recorded.
+    public consuming func finish(
+        _ end: EndRecord, memory: MemoryDigest?
+    ) throws(TraceError) -> TraceSummary {
+        let to = try unsafe prepare(isExit: false)
+        commit(unsafe encoder.end(end, memory: memory?.digest, into: to))
+        ring.seal(ordinal)
+        ring.close()
+        thread.join()
+        if let error = ring.error { throw error }
+        let summary = try core.complete(
+            exitCount: exitCount, eventCount: eventCount, memory: memory)
+        let partial = Paths.partial(path)
+        do throws(SystemError) {
+            try Paths.rename(partial, to: path, replacing: options.overwrites)
+        } catch {
+            throw TraceError(error, file: partial, "the trace is complete, but not renamed")
+        }
+        Paths.remove(Paths.tail(ofPartial: partial))
+        return summary
+    }
+
+    // MARK: Slots
+
+    /// Makes sure that a frame of any length fits the open slot; returns where its body goes.
+    @inline(__always)
+    private mutating func prepare(isExit: Bool) throws(TraceError) -> UnsafeMutableRawPointer {
+        if ring.hasFailed.load(ordering: .relaxed) { throw failure() }
+        let isCellEnd = exitCount & (Limits.cellExits - 1) == 0 && exitCount != 0
+        if counted >= Limits.hardBlockBytes
+            || isExit && (counted >= Limits.softBlockBytes || isCellEnd && slotEvents > 0)
+        {
+            try turnOver()
+        }
+        // SAFETY: `counted` is below the hard limit, so the slot has room for one more frame.
+        return unsafe frames + used + SideSlot.frameHeaderBytes
+    }
+
+    /// Makes the row that was written part of the slot.
+    @inline(__always)
+    private mutating func commit(_ length: Int, hasStamps: Bool = false) {
+        let stampBytes = hasStamps ? SideSlot.stampBytes : 0
+        var word = UInt32(truncatingIfNeeded: length)
+        if hasStamps { word |= SideSlot.stampsBit }
+        // SAFETY: header, stamps and row lie in the room that `prepare` made.
+        let check = unsafe hash64(
+            UnsafeRawBufferPointer(
+                start: frames + used + SideSlot.frameHeaderBytes, count: stampBytes + length),
+            seed: SideSlot.seed(ordinal: ordinal, at: used) ^ UInt64(word) << 32)
+        unsafe frames.put(word, at: used)
+        unsafe frames.put(UInt32(truncatingIfNeeded: check), at: used + 4)
+        used += SideSlot.frameHeaderBytes + stampBytes + length
+        counted += length + Limits.eventOverhead
+        slotEvents += 1
+        eventCount += 1
+        unsafe committed.pointee.store(UInt64(used), ordering: .releasing)
+    }
+
+    private func failure() -> TraceError {
+        ring.error ?? TraceError(.damaged, file: path, "the trace could not be written")
+    }
+
+    @inline(never)
+    private mutating func turnOver() throws(TraceError) {
+        // A slot that was sealed before an error is not sealed again.
+        ring.seal(ordinal)
+        try ring.waitForSlot(ordinal + 1)
+        openSlot(ordinal + 1)
+    }
+
+    private mutating func openSlot(_ newOrdinal: UInt64) {
+        ordinal = newOrdinal
+        let slot = unsafe ring.slot(newOrdinal)
+        let states = unsafe slot + SideSlot.statesAt
+        // SAFETY: the slot is ours now, and larger than its fixed part.
+        unsafe committed = EventRing.committed(slot)
+        unsafe committed.pointee.store(0, ordering: .sequentiallyConsistent)
+        unsafe slot.put(newOrdinal, at: SideSlot.ordinalAt)
+        unsafe slot.put(exitCount, at: SideSlot.firstExitAt)
+        unsafe slot.put(previousReturned, at: SideSlot.previousReturnedAt)
+        for vCPU in 0..<ring.vCPUCount {
+            let state = encoder.snapshot(vCPU: UInt8(vCPU))
+            let to = unsafe states + vCPU * RowLayout.stateBytes
+            for index in 0..<RowLayout.registerCount {
+                unsafe to.put(state.registers.words[index], at: index * 8)
+            }
+            for index in 0..<RowLayout.systemWordCount {
+                unsafe to.put(
+                    state.system.words[index], at: (RowLayout.registerCount + index) * 8)
+            }
+        }
+        unsafe slot.put(
+            SideSlot.check(slot, vCPUCount: ring.vCPUCount), at: SideSlot.checkAt)
+        unsafe frames = slot + SideSlot.framesAt(vCPUCount: ring.vCPUCount)
+        used = 0
+        counted = 0
+        slotEvents = 0
+    }
+
+    // MARK: Creation
+
+    private static func create(
+        _ path: String, _ options: TraceOptions
+    ) throws(TraceError) -> Descriptor {
+        let partial = Paths.partial(path)
+        let advice = "choose another name, or allow overwriting"
+        switch PathKind(path) {
+        case .nothing: break
+        case .regularFile:
+            guard options.overwrites else {
+                throw TraceError(.exists, file: path, "the file exists: \(advice)")
+            }
+        case .other:
+            throw TraceError(
+                .exists, file: path, "this is no regular file: choose another name")
+        }
+        if PathKind(partial) != .nothing {
+            guard options.overwrites else {
+                throw TraceError(
+                    .exists, file: partial,
+                    "an interrupted recording is there, and can be read: \(advice)")
+            }
+            guard !isBeingWritten(partial) else {
+                throw TraceError(
+                    .exists, file: partial, "this is being recorded now: choose another name")
+            }
+            Paths.remove(partial)
+        }
+        do throws(SystemError) {
+            Paths.remove(Paths.tail(ofPartial: partial))
+            let file = try Descriptor(partial, flags: O_RDWR | O_CREAT | O_EXCL)
+            _ = file.lock()
+            return file
+        } catch {
+            throw TraceError(error, file: partial, "cannot create the trace")
+        }
+    }
+
+    /// Another process holds the lock of a partial trace.
+    private static func isBeingWritten(_ partial: String) -> Bool {
+        do throws(SystemError) {
+            let old = try Descriptor(partial, flags: O_RDONLY)
+            return !old.lock()
+        } catch { return false }
+    }
+
+    private static func write(
+        _ header: TraceHeader, _ payloads: [MetadataPayload], _ identity: UInt64,
+        _ options: TraceOptions, to blocks: inout BlockWriter
+    ) throws(TraceError) {
+        guard header.images.count <= HeaderCoding.maximumImages else {
+            throw TraceError(
+                .tooLarge, file: blocks.path,
+                "\(header.images.count) images, and \(HeaderCoding.maximumImages) is the most")
+        }
+        var prelude = Prelude(identity: identity)
+        if options.timing != nil { prelude.flags |= Prelude.timingFlag }
+        try blocks.prelude(prelude)
+        for payload in payloads {
+            // SAFETY: the payload outlives the call.
+            try blocks.metadata(payload.type, payload.bytes)
+        }
+        for (index, image) in header.images.enumerated() {
+            guard image.byteCount <= ImageRecord.maximumBytes else {
+                throw TraceError(
+                    .tooLarge, file: blocks.path,
+                    "image \(image.name) has \(image.byteCount) bytes, and "
+                        + "\(ImageRecord.maximumBytes) is the most")
+            }
+            for segment in image.segments {
+                var begin = 0
+                while begin < segment.bytes.count {
+                    let end = min(begin + Limits.imageChunkBytes, segment.bytes.count)
+                    var chunk = ByteBuffer(capacity: end - begin + 16)
+                    chunk.append(UInt32(index))
+                    chunk.append(UInt32(0))
+                    chunk.append(segment.offset + UInt64(begin))
+                    chunk.append(Array(segment.bytes[begin..<end]))
+                    try blocks.metadata(.imageBytes, chunk.array())
+                    begin = end
+                }
+            }
+        }
+    }
+}
