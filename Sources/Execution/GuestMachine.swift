@@ -26,10 +26,28 @@ public struct GuestMachine: ~Copyable {
     public init(
         hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry]
     ) throws(ExecutionError) {
-        do throws(GuestError) {
-            memory = try GuestMemory(layout: plan.ram, romLengthInBytes: plan.romLengthInBytes)
-            try plan.apply(to: memory)
-        } catch { throw .guest(error) }
+        let memory = try guest { () throws(GuestError) in
+            try GuestMemory(layout: plan.ram, romLengthInBytes: plan.romLengthInBytes)
+        }
+        try guest { () throws(GuestError) in try plan.apply(to: memory) }
+        let machine = try Self.makeMachine(hypervisor, memory)
+        var cpu = try kvm { () throws(KVMError) in try machine.createCPU() }
+        let initial = try kvm { () throws(KVMError) in
+            try cpu.setCPUID(cpuid)
+            try cpu.setSystemRegisters(plan.systemRegisters)
+            try cpu.setRegisters(plan.registers)
+            return (try cpu.cpuid(), try cpu.registers(), try cpu.systemRegisters())
+        }
+        (observedCPUID, registers, systemRegisters) = initial
+        kicker = cpu.kicker
+        self.cpu = cpu.begin()
+        self.machine = machine
+        self.memory = memory
+    }
+
+    private static func makeMachine(
+        _ hypervisor: borrowing Hypervisor, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> VirtualMachine {
         do throws(KVMError) {
             var machine = try hypervisor.createMachine()
             // Intel hosts need three pages for a TSS and one for an identity map; both go where
@@ -44,31 +62,22 @@ public struct GuestMachine: ~Copyable {
                 try machine.enable(.exitOnEmulationFailure, 1)
             }
             for (slot, region) in memory.regions.enumerated() {
-                // SAFETY: the memory lives as long as the machine: both are owned by self.
+                // SAFETY: the memory lives as long as the machine: one value owns both.
                 try unsafe machine.setMemory(
                     slot: UInt32(slot), at: region.base,
                     memory: UnsafeMutableRawBufferPointer(
                         start: region.host, count: Int(region.lengthInBytes)),
                     flags: region.isReadOnly ? .readOnly : [])
             }
-            var cpu = try machine.createCPU()
-            try cpu.setCPUID(cpuid)
-            try cpu.setSystemRegisters(plan.systemRegisters)
-            try cpu.setRegisters(plan.registers)
-            observedCPUID = try cpu.cpuid()
-            registers = try cpu.registers()
-            systemRegisters = try cpu.systemRegisters()
-            kicker = cpu.kicker
-            self.cpu = cpu.begin()
-            self.machine = machine
+            return machine
         } catch { throw .kvm(error) }
     }
 
     /// Runs the guest through a loop until something ends it.
-    public mutating func run<Surroundings: World & ~Copyable, Listener: RunListener & ~Copyable>(
-        _ loop: inout RunLoop, world: inout Surroundings, listener: inout Listener
+    public mutating func run<Side: World & RunListener & ~Copyable>(
+        _ loop: inout RunLoop, _ side: inout Side
     ) throws(ExecutionError) -> LoopOutcome {
-        try loop.run(&cpu, world: &world, listener: &listener, memory: memory)
+        try loop.run(&cpu, &side, memory: memory)
     }
 
     /// The registers at the last exit.

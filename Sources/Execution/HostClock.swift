@@ -1,6 +1,6 @@
 internal import KVM
 internal import Synchronization
-public import Trace
+internal import Trace
 
 /// The host's time-stamp counter as a clock for observed times.
 public enum HostClock {

@@ -1,7 +1,7 @@
 public import Devices
 public import Guest
-public import KVM
-public import Machine
+internal import KVM
+internal import Machine
 public import Trace
 
 /// What a live session — run or record — runs.
@@ -37,7 +37,7 @@ public struct SessionCallbacks: Sendable {
 /// A live guest that runs with nobody listening: `vmtape run`.
 public struct RunSession: ~Copyable {
     private var machine: GuestMachine
-    private var world: LiveWorld
+    private var side: Attended<LiveWorld, NoListener>
     private let behaviour: HostBehaviour
     private let configuration: LiveConfiguration
     /// Where others ask for an end.
@@ -49,32 +49,32 @@ public struct RunSession: ~Copyable {
     ) throws(ExecutionError) {
         machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: try host.guestCPUID())
-        world = LiveWorld(devices: devices)
+        side = Attended(world: LiveWorld(devices: devices), listener: NoListener())
         behaviour = host.probe.behaviour
         self.configuration = configuration
     }
 
     /// Runs the guest to its end.
     public mutating func run(_ callbacks: SessionCallbacks) throws(ExecutionError) -> RunReport {
-        var listener = NoListener()
         return try machine.runSupervised(
             behaviour: behaviour, exitLimit: configuration.exitLimit, stop: stop,
-            supervision: configuration.supervision, callbacks: callbacks, world: &world,
-            listener: &listener)
+            supervision: configuration.supervision, callbacks: callbacks, side: &side)
     }
 
-    /// The devices, to be asked what they counted.
-    public var unclaimed: UnclaimedAccesses { world.devices.unclaimed }
+    /// Writes out what the guest printed and is still held back.
+    public mutating func flush() { side.world.devices.flush() }
+
+    /// What no device claimed.
+    public var unclaimed: UnclaimedAccesses { side.world.devices.unclaimed }
 
     /// The first failure to write the guest's output.
-    public var outputFailure: DeviceError? { world.devices.outputFailure }
+    public var outputFailure: DeviceError? { side.world.devices.outputFailure }
 }
 
 /// A live guest that is recorded: `vmtape record`.
 public struct RecordSession: ~Copyable {
     private var machine: GuestMachine
-    private var world: LiveWorld
-    private var recorder: Recorder
+    private var side: Attended<LiveWorld, Recorder>
     private let behaviour: HostBehaviour
     private let configuration: LiveConfiguration
     /// Where others ask for an end.
@@ -107,26 +107,29 @@ public struct RecordSession: ~Copyable {
         recording: Recording
     ) throws(ExecutionError) {
         let cpuid = try host.guestCPUID()
-        machine = try GuestMachine(
+        let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid)
+        let registers = machine.registers
+        let system = machine.systemRegisters
         let header = TraceHeader(
             recording: recording, plan: configuration.plan, host: host.probe.facts,
             requestedCPUID: cpuid, observedCPUID: machine.observedCPUID,
             devices: devices.descriptions)
-        world = LiveWorld(devices: devices)
+        var options = TraceOptions(overwrites: recording.overwrites)
+        if recording.hasTiming { options.timing = HostClock.timeBase() }
+        let writer = try trace { () throws(TraceError) in
+            var writer = try TraceWriter(
+                path: recording.path, header: header, options: options)
+            try writer.start(registers: registers, system: system)
+            return writer
+        }
+        progress = writer.progress
+        side = Attended(
+            world: LiveWorld(devices: devices), listener: Recorder(writer: writer))
+        self.machine = machine
         behaviour = host.probe.behaviour
         self.configuration = configuration
         self.recording = recording
-        var options = TraceOptions(overwrites: recording.overwrites)
-        if recording.hasTiming { options.timing = HostClock.timeBase() }
-        do throws(TraceError) {
-            let writer = try TraceWriter(
-                path: recording.path, header: header, options: options)
-            progress = writer.progress
-            recorder = Recorder(writer: writer)
-            try recorder.writer.start(
-                registers: machine.registers, system: machine.systemRegisters)
-        } catch { throw .trace(error) }
     }
 
     /// Runs the guest to its end and completes the trace.
@@ -135,7 +138,7 @@ public struct RecordSession: ~Copyable {
     /// partial trace.
     public consuming func run(
         _ callbacks: SessionCallbacks
-    ) throws(ExecutionError) -> (RunReport, TraceSummary, UnclaimedAccesses, DeviceError?) {
+    ) throws(ExecutionError) -> RecordOutcome {
         var callbacks = callbacks
         if let limit = recording.maximumBytes {
             let tick = callbacks.tick
@@ -146,16 +149,30 @@ public struct RecordSession: ~Copyable {
         }
         let report = try machine.runSupervised(
             behaviour: behaviour, exitLimit: configuration.exitLimit, stop: stop,
-            supervision: configuration.supervision, callbacks: callbacks, world: &world,
-            listener: &recorder)
+            supervision: configuration.supervision, callbacks: callbacks, side: &side)
+        side.world.devices.flush()
         let memory = machine.memory.digest()
         let summary: TraceSummary
         do throws(TraceError) {
-            summary = try recorder.writer.finish(
+            summary = try side.listener.writer.finish(
                 EndRecord(report), memory: report.ending.isInMidFlight ? nil : memory)
         } catch { throw .trace(error) }
-        return (report, summary, world.devices.unclaimed, world.devices.outputFailure)
+        return RecordOutcome(
+            report: report, summary: summary, unclaimed: side.world.devices.unclaimed,
+            outputFailure: side.world.devices.outputFailure)
     }
+}
+
+/// What came of a recording.
+public struct RecordOutcome: Sendable {
+    /// What came of the run.
+    public var report: RunReport
+    /// What the trace holds.
+    public var summary: TraceSummary
+    /// What no device claimed.
+    public var unclaimed: UnclaimedAccesses
+    /// The first failure to write the guest's output.
+    public var outputFailure: DeviceError?
 }
 
 extension EndRecord {
@@ -173,7 +190,7 @@ extension GuestMemory {
     /// The digest of all RAM, over the pages that are not all zero.
     borrowing func digest() -> MemoryDigest {
         var digest = MemoryDigest()
-        forEachNonZeroPage { number, bytes in
+        unsafe forEachNonZeroPage { number, bytes in
             // SAFETY: the page is the memory's, and the guest does not run.
             if let page = unsafe MemoryDigest.page(number: number, bytes: bytes) {
                 digest.append(page)
@@ -185,12 +202,9 @@ extension GuestMemory {
 
 extension GuestMachine {
     /// Runs a guest with a supervisor beside it, and reports.
-    mutating func runSupervised<
-        Surroundings: World & ~Copyable, Listener: RunListener & ~Copyable
-    >(
+    mutating func runSupervised<Side: World & RunListener & ~Copyable>(
         behaviour: HostBehaviour, exitLimit: UInt64, stop: StopRequest,
-        supervision: Supervisor.Configuration, callbacks: SessionCallbacks,
-        world: inout Surroundings, listener: inout Listener
+        supervision: Supervisor.Configuration, callbacks: SessionCallbacks, side: inout Side
     ) throws(ExecutionError) -> RunReport {
         var loop = RunLoop(behaviour: behaviour, exitLimit: exitLimit, stop: stop)
         let kicker = kicker
@@ -199,7 +213,7 @@ extension GuestMachine {
             tick: callbacks.tick)
         defer { supervisor.finish() }
         let start = HostThread.monotonicNanoseconds()
-        let outcome = try run(&loop, world: &world, listener: &listener)
+        let outcome = try run(&loop, &side)
         let end = HostThread.monotonicNanoseconds()
         let registers = currentRegisters
         let system = currentSystemRegisters

@@ -1,6 +1,6 @@
 public import Devices
 public import Machine
-public import Trace
+internal import Trace
 
 /// The live world: device models on their buses.
 public struct LiveWorld: World, ~Copyable {

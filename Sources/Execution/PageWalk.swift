@@ -38,12 +38,13 @@ public enum PageWalk {
             let index = linear >> UInt64(shift) & (level == 2 && levels == 3 ? 3 : (1 << UInt64(indexBits)) - 1)
             let entryAddress = GuestPhysicalAddress(table &+ index * UInt64(entryBytes))
             var entry: UInt64 = 0
-            let isRead = withUnsafeMutableBytes(of: &entry) { bytes in
-                // SAFETY: the buffer is the local entry, and at most its 8 bytes are taken.
-                unsafe memory.read(
-                    entryAddress, into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<entryBytes]))
+            // SAFETY: the host pointer covers `entryBytes`, and the entry has room for 8.
+            guard let host = unsafe memory.host(entryAddress, count: entryBytes) else { return nil }
+            unsafe withUnsafeMutableBytes(of: &entry) {
+                unsafe $0.copyMemory(
+                    from: UnsafeRawBufferPointer(start: host, count: entryBytes))
             }
-            guard isRead, entry & EntryBits.present != 0 else { return nil }
+            guard entry & EntryBits.present != 0 else { return nil }
             let isLeaf = level == 0 || (level <= 2 && !(levels == 3 && level == 2)
                 && entry & EntryBits.pageSize != 0)
             guard isLeaf else {
@@ -71,11 +72,9 @@ public enum PageWalk {
                 let place = translate(GuestVirtualAddress(at), system: system, memory: memory)
             else { break }
             let piece = min(count - result.count, place.contiguousBytes, 0x1000 - Int(at & 0xFFF))
-            var bytes = [UInt8](repeating: 0, count: piece)
-            // SAFETY: the buffer is the array's own storage, alive through the call.
-            let isRead = unsafe bytes.withUnsafeMutableBytes { unsafe memory.read(place.address, into: $0) }
-            guard isRead else { break }
-            result += bytes
+            // SAFETY: the host pointer covers `piece` bytes, copied at once.
+            guard let host = unsafe memory.host(place.address, count: piece) else { break }
+            unsafe result += UnsafeRawBufferPointer(start: host, count: piece)
             at &+= UInt64(piece)
         }
         return result

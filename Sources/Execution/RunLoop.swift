@@ -1,8 +1,8 @@
 internal import Disassembly
 public import Guest
 public import KVM
-public import Machine
-public import Trace
+internal import Machine
+internal import Trace
 
 /// How the loop came to its end.
 public enum LoopOutcome: Equatable, Sendable {
@@ -46,14 +46,12 @@ public struct RunLoop: ~Copyable {
     }
 
     /// Runs until something ends it.
-    public mutating func run<CPU, Surroundings, Listener>(
-        _ cpu: inout CPU, world: inout Surroundings, listener: inout Listener,
-        memory: borrowing GuestMemory
+    ///
+    /// - Parameter side: what stands on the other side of the cut: answers, and listens.
+    public mutating func run<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome
-    where
-        CPU: Processor & ~Copyable, Surroundings: World & ~Copyable,
-        Listener: RunListener & ~Copyable
-    {
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         guard exitLimit > 0 else { return .exitLimit }
         while true {
             let entered = HostThread.timestamp()
@@ -73,11 +71,10 @@ public struct RunLoop: ~Copyable {
             if case .intr = exit { continue }
             guard
                 try handle(
-                    exit, &cpu, &world, &listener, memory: memory, entered: entered,
-                    returned: returned)
+                    exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
             else { return .endedByListener }
             exitCount += 1
-            switch try world.verdict(natural: Self.naturalEnding(exit)) {
+            switch try side.verdict(natural: Self.naturalEnding(exit)) {
             case .go: break
             case .end(let ending): return .ended(ending)
             case .endOfTape: return .endOfTape
@@ -107,15 +104,11 @@ public struct RunLoop: ~Copyable {
 
     /// Tells the listener of an exit, has the world answer it, and tells the listener the answer.
     @inline(__always)
-    private mutating func handle<CPU, Surroundings, Listener>(
-        _ exit: Exit, _ cpu: inout CPU, _ world: inout Surroundings,
-        _ listener: inout Listener, memory: borrowing GuestMemory, entered: UInt64,
-        returned: UInt64
+    private mutating func handle<CPU, Side>(
+        _ exit: Exit, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool
-    where
-        CPU: Processor & ~Copyable, Surroundings: World & ~Copyable,
-        Listener: RunListener & ~Copyable
-    {
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         // SAFETY (whole function): the pointers are into the run page, which the CPU owns and
         // KVM changes only in the next run; the calls below end before that.
         let registers = unsafe cpu.registersPointer
@@ -129,10 +122,10 @@ public struct RunLoop: ~Copyable {
                 count: Int(io.count), registers: registers, system: system, memory: memory)
             return try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
                 try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
-                    let sent = UnsafeRawBufferPointer(
+                    let sent = unsafe UnsafeRawBufferPointer(
                         start: bytes.baseAddress, count: isWrite ? bytes.count : 0)
                     guard
-                        try unsafe listener.exit(
+                        try unsafe side.exit(
                             .io(
                                 isWrite: isWrite, size: UInt8(size), port: io.port,
                                 count: UInt32(io.count), data: sent), rewind: rewind,
@@ -140,11 +133,11 @@ public struct RunLoop: ~Copyable {
                             returned: returned)
                     else { return false }
                     if isWrite {
-                        try unsafe world.portOut(io.port, size: size, bytes: sent)
+                        try unsafe side.portOut(io.port, size: size, bytes: sent)
                         return true
                     }
-                    try unsafe world.portIn(io.port, size: size, into: bytes)
-                    return try unsafe listener.answer(.io, UnsafeRawBufferPointer(bytes))
+                    try unsafe side.portIn(io.port, size: size, into: bytes)
+                    return try unsafe side.answer(.io, UnsafeRawBufferPointer(bytes))
                 }
             }
         case .mmio(let mmio):
@@ -154,7 +147,7 @@ public struct RunLoop: ~Copyable {
                 memory: memory)
             var value = mmio.isWrite ? cpu.mmioValue : 0
             guard
-                try unsafe listener.exit(
+                try unsafe side.exit(
                     .mmio(
                         address: mmio.address, length: UInt8(length), isWrite: mmio.isWrite,
                         value: value),
@@ -165,44 +158,44 @@ public struct RunLoop: ~Copyable {
                 bytes throws(ExecutionError) -> Bool in
                 let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[..<length])
                 if mmio.isWrite {
-                    try unsafe world.memoryWrite(
+                    try unsafe side.memoryWrite(
                         mmio.address, bytes: UnsafeRawBufferPointer(bytes))
                     return true
                 }
-                try unsafe world.memoryRead(mmio.address, into: bytes)
-                return try unsafe listener.answer(.mmio, UnsafeRawBufferPointer(bytes))
+                try unsafe side.memoryRead(mmio.address, into: bytes)
+                return try unsafe side.answer(.mmio, UnsafeRawBufferPointer(bytes))
             }
             if !mmio.isWrite { cpu.mmioValue = value }
             return isAnswered
         case .rdmsr(let access):
             guard
-                try unsafe listener.exit(
+                try unsafe side.exit(
                     .rdmsr(index: access.index, why: access.cause), rewind: 0,
                     registers: registers, system: system, entered: entered, returned: returned)
             else { return false }
-            let value = try world.readMSR(access.index)
+            let value = try side.readMSR(access.index)
             cpu.answerMSR(value ?? 0, fault: value == nil)
-            return try answerMSR(value, &listener)
+            return try answerMSR(value, &side)
         case .wrmsr(let access):
             guard
-                try unsafe listener.exit(
+                try unsafe side.exit(
                     .wrmsr(index: access.index, why: access.cause, value: access.value),
                     rewind: 0, registers: registers, system: system, entered: entered,
                     returned: returned)
             else { return false }
-            let isTaken = try world.writeMSR(access.index, access.value)
+            let isTaken = try side.writeMSR(access.index, access.value)
             cpu.answerMSR(0, fault: !isTaken)
-            return try answerMSR(isTaken ? 0 : nil, &listener)
+            return try answerMSR(isTaken ? 0 : nil, &side)
         default:
             return try unsafe reportUnanswered(
-                exit, cpu, &listener, registers: registers, system: system, entered: entered,
+                exit, cpu, &side, registers: registers, system: system, entered: entered,
                 returned: returned)
         }
     }
 
     /// The trace's form of an MSR answer: one byte of fault, then the value.
-    private func answerMSR<Listener: RunListener & ~Copyable>(
-        _ value: UInt64?, _ listener: inout Listener
+    private func answerMSR<Side: RunListener & ~Copyable>(
+        _ value: UInt64?, _ side: inout Side
     ) throws(ExecutionError) -> Bool {
         var bytes: InlineArray<9, UInt8> = InlineArray(repeating: 0)
         bytes[0] = value == nil ? 1 : 0
@@ -211,18 +204,18 @@ public struct RunLoop: ~Copyable {
         }
         return try unsafe withUnsafeBytes(of: &bytes) { bytes throws(ExecutionError) in
             // SAFETY: the buffer is the local array, alive through the call.
-            try unsafe listener.answer(.msr, bytes)
+            try unsafe side.answer(.msr, bytes)
         }
     }
 
     /// Exits that nobody answers: the guest stops, or the run ends with them.
     @inline(never)
-    private mutating func reportUnanswered<CPU, Listener>(
-        _ exit: Exit, _ cpu: borrowing CPU, _ listener: inout Listener,
+    private mutating func reportUnanswered<CPU, Side>(
+        _ exit: Exit, _ cpu: borrowing CPU, _ side: inout Side,
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool
-    where CPU: Processor & ~Copyable, Listener: RunListener & ~Copyable {
+    where CPU: Processor & ~Copyable, Side: RunListener & ~Copyable {
         let rewind: UInt8
         if case .hlt = exit { unsafe rewind = finder.rewindOfHLT(system: system) } else { rewind = 0 }
         var wordCount = 0
@@ -259,13 +252,13 @@ public struct RunLoop: ~Copyable {
             default:
                 return try cpu.withPayload { payload throws(ExecutionError) in
                     try unsafe payload.withUnsafeBytes { bytes throws(ExecutionError) in
-                        try unsafe listener.exit(
+                        try unsafe side.exit(
                             .other(exit.reason, data: bytes), rewind: 0, registers: registers,
                             system: system, entered: entered, returned: returned)
                     }
                 }
             }
-            return try unsafe listener.exit(
+            return try unsafe side.exit(
                 detail, rewind: rewind, registers: registers, system: system, entered: entered,
                 returned: returned)
         }

@@ -1,7 +1,7 @@
 internal import Disassembly
-public import KVM
+internal import KVM
 public import Machine
-public import Trace
+internal import Trace
 
 /// What came of a run.
 public struct RunReport: Sendable {

@@ -13,7 +13,7 @@ struct GuestOptions: ParsableArguments {
         help: ArgumentHelp(
             "How to load the image; recognised by its content unless given.",
             valueName: GuestKind.allCases.map(\.rawValue).joined(separator: "|")))
-    var kind: GuestKind?
+    var kind: KindOption?
 
     @Option(
         help: ArgumentHelp(
@@ -72,7 +72,7 @@ struct GuestOptions: ParsableArguments {
                     commandLine: parts.count > 1 ? String(parts[1]) : ""))
         }
         let options = LoadOptions(
-            kind: kind, loadAddress: load?.value, entry: entry?.value,
+            kind: kind?.kind, loadAddress: load?.value, entry: entry?.value,
             commandLine: commandLine.joined(separator: " "), modules: modules)
         return try LoadPlan(
             image: GuestFile(path: image), options: options,
@@ -86,7 +86,18 @@ struct GuestOptions: ParsableArguments {
     }
 }
 
-extension GuestKind: ExpressibleByArgument {}
+/// A ``Guest/GuestKind`` as an option; a type of its own, since neither protocol nor type is ours
+/// to join.
+struct KindOption: ExpressibleByArgument {
+    let kind: GuestKind
+
+    init?(argument: String) {
+        guard let kind = GuestKind(rawValue: argument) else { return nil }
+        self.kind = kind
+    }
+
+    static var allValueStrings: [String] { GuestKind.allCases.map(\.rawValue) }
+}
 
 /// Where a guest's output goes.
 enum SerialTarget: ExpressibleByArgument, Equatable {

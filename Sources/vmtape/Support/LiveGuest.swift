@@ -1,0 +1,83 @@
+internal import Devices
+internal import Execution
+internal import Glibc
+internal import Guest
+
+/// What run and record share: the guest's devices connected to this terminal.
+struct LiveGuest {
+    let configuration: LiveConfiguration
+    /// Reads the keyboard, where the guest has one.
+    private let console: ConsoleSession?
+    /// Ends the run when the user leaves the console.
+    private let leave = LeaveRequest()
+
+    init(_ options: GuestOptions) throws(CommandFailure) {
+        let plan = try attempt { () throws(GuestError) in try options.makePlan() }
+        for note in plan.notes { Message.note("\(options.image): \(note)") }
+        var configuration = LiveConfiguration(plan: plan)
+        configuration.exitLimit = options.maxExits ?? .max
+        configuration.supervision.timeoutMilliseconds = options.timeout?.milliseconds
+        self.configuration = configuration
+        if options.serial == .stdio, options.input == nil {
+            let leave = leave
+            console = try attempt { () throws(DeviceError) in
+                try ConsoleSession { leave.request() }
+            }
+        } else {
+            console = nil
+        }
+    }
+
+    /// The devices, connected. To be asked for once.
+    func makeDevices(_ options: GuestOptions) throws(CommandFailure) -> DeviceSet {
+        let target: ConsoleOutput.Target =
+            switch options.serial {
+            case .stdio: .descriptor(STDOUT_FILENO, name: "standard output")
+            case .none: .none
+            case .file(let path): .file(path)
+            }
+        let file = options.input
+        let console = console
+        return try attempt { () throws(LiveGuestError) in
+            let input: ConsoleInput
+            if let file {
+                do throws(GuestError) {
+                    input = ConsoleInput(bytes: try GuestFile(path: file).bytes)
+                } catch { throw .guest(error) }
+            } else {
+                input = console?.input() ?? ConsoleInput()
+            }
+            do throws(DeviceError) {
+                return try DeviceSet(.init(serial: target), input: input)
+            } catch { throw .device(error) }
+        }
+    }
+
+    /// Callbacks for the session: an abort gives the terminal back first.
+    func callbacks(
+        stop: StopRequest, tick: @escaping @Sendable (UInt64) -> Void = { _ in }
+    ) -> SessionCallbacks {
+        leave.connect(stop)
+        return SessionCallbacks(
+            abort: { signal in
+                ConsoleTerminal.restore()
+                _exit(128 + signal)
+            }, tick: tick)
+    }
+
+    /// Gives the terminal back.
+    func close() { console?.stop() }
+}
+
+/// What can go wrong in connecting devices.
+enum LiveGuestError: Error, CustomStringConvertible {
+    case guest(GuestError)
+    case device(DeviceError)
+
+    var description: String {
+        switch self {
+        case .guest(let error): error.description
+        case .device(let error): error.description
+        }
+    }
+}
