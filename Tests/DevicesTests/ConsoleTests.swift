@@ -225,3 +225,69 @@ private struct Pipe: ~Copyable {
         #expect(drain(&input).allSatisfy { $0 == 7 })
     }
 }
+
+/// A session on a pseudo-terminal. One at a time: a process restores one terminal.
+@Suite(.serialized) struct ConsoleTerminalTests {
+    /// Opens both sides of a pseudo-terminal (pty(7), ioctl_tty(2)).
+    private func openTerminal() throws -> (user: Int32, host: Int32) {
+        let unlock: UInt = 0x4004_5431  // TIOCSPTLCK
+        let getNumber: UInt = 0x8004_5430  // TIOCGPTN
+        // SAFETY: each ioctl reads or fills the one number it is given.
+        let user = unsafe open("/dev/ptmx", O_RDWR | O_NOCTTY)
+        try #require(user >= 0)
+        var number: Int32 = 0
+        let unlocked = unsafe ioctl(user, unlock, &number)
+        try #require(unlocked == 0)
+        let found = unsafe ioctl(user, getNumber, &number)
+        try #require(found == 0)
+        let host = unsafe open("/dev/pts/\(number)", O_RDWR | O_NOCTTY)
+        try #require(host >= 0)
+        return (user, host)
+    }
+
+    private func localFlags(_ terminal: Int32) -> tcflag_t {
+        var state = termios()
+        // SAFETY: tcgetattr fills the one struct it is given.
+        #expect(unsafe tcgetattr(terminal, &state) == 0)
+        return state.c_lflag
+    }
+
+    @Test func keysReachTheGuestOrTheSession() throws {
+        let (user, host) = try openTerminal()
+        let before = localFlags(host)
+        #expect(before & tcflag_t(ECHO | ICANON | ISIG) != 0)
+        let left = try Pipe()
+        let leftWriter = left.writer
+        let session = try ConsoleSession(descriptor: host) {
+            // SAFETY: one byte from a constant.
+            _ = unsafe write(leftWriter, [1 as UInt8], 1)
+        }
+        #expect(localFlags(host) & tcflag_t(ECHO | ICANON | ISIG) == 0)
+        #expect(ConsoleTerminal.isRaw)
+        // Ctrl-C, Ctrl-A Ctrl-A, carriage return; then Ctrl-A X.
+        let typed: [UInt8] = [3, 1, 1, 13, 1, 0x78]
+        #expect(unsafe write(user, typed, typed.count) == typed.count)
+        var signal: UInt8 = 0
+        #expect(unsafe read(left.reader, &signal, 1) == 1)
+        var input = session.input()
+        #expect(input.next() == 3)
+        #expect(input.next() == 1)
+        #expect(input.next() == 13)
+        #expect(input.next() == nil)
+        session.stop()
+        #expect(localFlags(host) == before)
+        #expect(!ConsoleTerminal.isRaw)
+        close(user)
+        close(host)
+    }
+
+    @Test func aTerminalThatHangsUpEndsTheInput() throws {
+        let (user, host) = try openTerminal()
+        let session = try ConsoleSession(descriptor: host) {}
+        close(user)
+        let input = session.input()
+        while !input.isExhausted { sched_yield() }
+        session.stop()
+        close(host)
+    }
+}
