@@ -26,7 +26,10 @@ public enum ConsoleTerminal {
     /// Throws ``DeviceError/Kind/noConsole`` where the terminal refuses, or where this process may
     /// not change it because it is in the background.
     static func enterRawMode(_ terminal: Int32) throws(DeviceError) {
-        guard tcgetpgrp(terminal) == getpgrp() else {
+        // To change it from the background would stop this process. A terminal that does not
+        // control this process (-1) can be changed.
+        let owner = tcgetpgrp(terminal)
+        guard owner < 0 || owner == getpgrp() else {
             throw DeviceError(
                 .noConsole, "terminal", "this process is in the background; bring it to the front")
         }

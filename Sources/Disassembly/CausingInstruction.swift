@@ -37,7 +37,7 @@ extension Disassembler {
         endingIn bytes: Span<UInt8>, cause: CausingInstruction, startsAtInstruction: Bool = false
     ) -> Int? {
         let end = bytes.count
-        let longest = min(Self.maximumLength, end)
+        let longest = longestCandidate(endingIn: bytes, cause: cause)
         guard longest > 0 else { return nil }
         var candidates: UInt16 = 0
         var repeated: UInt16 = 0
@@ -69,6 +69,42 @@ extension Disassembler {
     ) -> Int? {
         lengthOfInstruction(
             endingIn: bytes.span, cause: cause, startsAtInstruction: startsAtInstruction)
+    }
+
+    /// How long an instruction of that sort can be, given the bytes before RIP: those of port
+    /// instructions and HLT are an opcode with prefixes before it, and at most one byte after.
+    private func longestCandidate(
+        endingIn bytes: Span<UInt8>, cause: CausingInstruction
+    ) -> Int {
+        let longest = min(Self.maximumLength, bytes.count)
+        switch cause {
+        case .memoryWrite, .any: return longest
+        case .halt, .portAccess:
+            var length = 0
+            // The last byte, and the one before if the last may be an immediate, are opcodes.
+            for shortest in 1...2 where shortest <= longest {
+                guard isPortOpcodeOrHalt(bytes[bytes.count - shortest], hasImmediate: shortest == 2)
+                else { continue }
+                length = max(length, shortest)
+                while length < longest, isPrefix(bytes[bytes.count - length - 1]) { length += 1 }
+            }
+            return length
+        }
+    }
+
+    /// E4–E7 take an immediate; EC–EF, 6C–6F and F4 none (Intel SDM vol. 2, appendix A).
+    private func isPortOpcodeOrHalt(_ byte: UInt8, hasImmediate: Bool) -> Bool {
+        hasImmediate
+            ? byte & 0xFC == 0xE4 : byte & 0xFC == 0xEC || byte & 0xFC == 0x6C || byte == 0xF4
+    }
+
+    /// Legacy prefixes, and REX where there is one (Intel SDM vol. 2, 2.1.1 and 2.2.1).
+    private func isPrefix(_ byte: UInt8) -> Bool {
+        switch byte {
+        case 0x26, 0x2E, 0x36, 0x3E, 0x64...0x67, 0xF0, 0xF2, 0xF3: true
+        case 0x40...0x4F: width == .long64
+        default: false
+        }
     }
 
     /// The instruction from `offset` to the end of the bytes, if there is exactly one and it

@@ -124,7 +124,7 @@ internal import CElf
         guard unsafe dwarf_getsrcfiles(&die, &files, &count) == 0, index < UInt64(count),
             let text = unsafe dwarf_filesrc(files, Int(index), nil, nil)
         else { return nil }
-        return singleSlashes(unsafe String(cString: text))
+        return unsafe String(cString: text)
     }
 }
 
@@ -161,7 +161,7 @@ internal import CElf
         _ = unsafe dwarf_linecol(row, &column)
         let text = unsafe dwarf_linesrc(row, nil, nil)
         let file: String? =
-            if let text = unsafe text { singleSlashes(unsafe String(cString: text)) } else { nil }
+            if let text = unsafe text { unsafe String(cString: text) } else { nil }
         return (file, line > 0 ? Int(line) : nil, column > 0 ? Int(column) : nil)
     }
 
@@ -171,14 +171,4 @@ internal import CElf
         _ = unsafe dwarf_lineaddr(dwarf_onesrcline(lines, index), &address)
         return address
     }
-}
-
-/// A path without empty parts: libdw joins `/` and `file` to `//file`.
-private func singleSlashes(_ path: String) -> String {
-    guard path.contains("//") else { return path }
-    var result = ""
-    for character in path where character != "/" || result.last != "/" {
-        result.append(character)
-    }
-    return result
 }

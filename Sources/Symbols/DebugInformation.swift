@@ -175,10 +175,13 @@ internal import CElf
     func frames(at address: UInt64) -> [SourceFrame] {
         guard let unit = unit(at: address) else { return [] }
         let root = units[unit].root
+        let directory = root.string(Int(DW_AT_comp_dir))
         let place = root.lineTable?.place(of: address)
         let chain = inlinedChain(at: address, in: unit)
         var frame = SourceFrame(
-            linkageName: nil, file: place?.file, line: place?.line, column: place?.column,
+            linkageName: nil,
+            file: place?.file.map { SourcePath.normalized($0, directory: directory) },
+            line: place?.line, column: place?.column,
             isInlined: false)
         if chain.isEmpty { return place == nil ? [] : [frame] }
         var frames: [SourceFrame] = []
@@ -186,7 +189,7 @@ internal import CElf
             frame.linkageName = name(of: entry)
             frame.isInlined = level + 1 < chain.count
             frames.append(frame)
-            frame = callSite(of: entry, root: root)
+            frame = callSite(of: entry, root: root, directory: directory)
         }
         return frames
     }
@@ -261,13 +264,17 @@ internal import CElf
             ?? entry.string(Int(DW_AT_name))
     }
 
-    private func callSite(of entry: DebugEntry, root: DebugEntry) -> SourceFrame {
+    private func callSite(
+        of entry: DebugEntry, root: DebugEntry, directory: String?
+    ) -> SourceFrame {
         func position(_ attribute: Int) -> Int? {
             entry.number(attribute).flatMap { $0 == 0 ? nil : Int(exactly: $0) }
         }
         return SourceFrame(
             linkageName: nil,
-            file: entry.number(Int(DW_AT_call_file)).flatMap(root.sourceFile),
+            file: entry.number(Int(DW_AT_call_file)).flatMap(root.sourceFile).map {
+                SourcePath.normalized($0, directory: directory)
+            },
             line: position(Int(DW_AT_call_line)), column: position(Int(DW_AT_call_column)),
             isInlined: false)
     }

@@ -45,7 +45,8 @@ public enum Demangler {
                 if rest.hasPrefix(" -> ") || rest.hasPrefix(" : ") { isResult = true }
                 // "closure #1 (A) -> B in f(A) -> B": what it is in goes on after its result.
                 if rest.hasPrefix(" in ") || rest.hasPrefix(" of ") { isResult = false }
-                if !isResult { kept.append(name[index]) }
+                let isDoubleBlank = name[index] == " " && kept.hasSuffix(" ")
+                if !isResult, !isDoubleBlank { kept.append(name[index]) }
             }
         }
         guard kept.contains(" specialization ") else { return kept }

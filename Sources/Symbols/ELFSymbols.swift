@@ -21,7 +21,7 @@ extension ELFFile {
                 let (end, overflow) = section.address.addingReportingOverflow(section.size)
                 return section.address..<(overflow ? .max : end)
             }
-            return SymbolTable(symbols, sections: extents, unsizedReach: 0) {
+            return SymbolTable(symbols, sections: extents, lastReach: 0) {
                 $0.sizeInBytes < $1.sizeInBytes
             }
         }

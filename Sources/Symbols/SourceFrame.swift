@@ -3,7 +3,8 @@ public struct SourceFrame: Equatable, Sendable {
     /// The function's name as the linker sees it, or as the source has it where the compiler
     /// recorded no other; nil where it is not known.
     public var linkageName: String?
-    /// The source file with its directories, as the compiler recorded it.
+    /// The source file with its directories, as the compiler recorded it, without `.` and empty
+    /// parts.
     public var file: String?
     /// The line, from 1; nil where the compiler made the code up.
     public var line: Int?

@@ -124,6 +124,6 @@ public final class SymbolImage {
 extension SymbolTable {
     /// A table without symbols.
     static var empty: SymbolTable {
-        SymbolTable([], sections: [], unsizedReach: 0) { _, _ in false }
+        SymbolTable([], sections: [], lastReach: 0) { _, _ in false }
     }
 }

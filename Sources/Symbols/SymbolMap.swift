@@ -2,7 +2,7 @@
 /// (`nm -S`) or without. One symbol a line: `ADDRESS [SIZE] TYPE NAME`, numbers in hexadecimal.
 enum SymbolMap {
     /// Text has no sections; its last symbol reaches this far, in bytes.
-    static let unsizedReach: UInt64 = 4096
+    static let lastReach: UInt64 = 4096
 
     /// Whether the bytes start like such a text.
     static func isMap(_ bytes: [UInt8]) -> Bool {
@@ -28,7 +28,7 @@ enum SymbolMap {
             }
         }
         guard !symbols.isEmpty else { throw .noSymbols(file: file) }
-        return SymbolTable(symbols, sections: [], unsizedReach: unsizedReach, precedes: isLesser)
+        return SymbolTable(symbols, sections: [], lastReach: lastReach, precedes: isLesser)
     }
 
     enum Line: Equatable {
@@ -95,6 +95,8 @@ enum SymbolMap {
             return .unwanted
         default: return .nonsense
         }
+        // Labels that a compiler made for itself split functions and tell nobody anything.
+        if name.starts(with: ".L".utf8) { return .unwanted }
         return .symbol(
             Symbol(
                 linkageName: String(decoding: name, as: UTF8.self), address: address,

@@ -20,8 +20,8 @@ public struct SymbolTable: Sendable {
     private let reach: [UInt64]
     /// Ends of sections (or of mapped parts), ascending, with their starts.
     private let sections: [Range<UInt64>]
-    /// How far a symbol without a size reaches where no section is known.
-    private let unsizedReach: UInt64
+    /// How far the last symbol reaches where it has no size and no section is known.
+    private let lastReach: UInt64
 
     /// Whether there is no symbol.
     public var isEmpty: Bool { symbols.isEmpty }
@@ -31,10 +31,10 @@ public struct SymbolTable: Sendable {
     /// - Parameters:
     ///   - symbols: in the file's order.
     ///   - sections: the parts of the address space that symbols without size end with.
-    ///   - unsizedReach: how far such a symbol reaches outside of all sections.
+    ///   - lastReach: how far the last symbol reaches where there are no sections.
     ///   - precedes: whether the first of two aliases is the lesser name.
     init(
-        _ unsorted: [Symbol], sections: [Range<UInt64>], unsizedReach: UInt64,
+        _ unsorted: [Symbol], sections: [Range<UInt64>], lastReach: UInt64,
         precedes: (Symbol, Symbol) -> Bool
     ) {
         let order = unsorted.indices.sorted { a, b in
@@ -53,13 +53,13 @@ public struct SymbolTable: Sendable {
         self.symbols = symbols
         self.winners = winners
         self.sections = sections
-        self.unsizedReach = unsizedReach
+        self.lastReach = lastReach
         var reach: [UInt64] = []
         reach.reserveCapacity(winners.count)
         for (place, winner) in winners.enumerated() {
             let next = place + 1 < winners.count ? symbols[winners[place + 1]].address : .max
             let end = Self.end(
-                of: symbols[winner], next: next, sections: sections, unsizedReach: unsizedReach)
+                of: symbols[winner], next: next, sections: sections, lastReach: lastReach)
             reach.append(max(reach.last ?? 0, end))
         }
         self.reach = reach
@@ -75,7 +75,7 @@ public struct SymbolTable: Sendable {
             let symbol = symbols[winners[place]]
             let next = place + 1 < winners.count ? symbols[winners[place + 1]].address : .max
             let end = Self.end(
-                of: symbol, next: next, sections: sections, unsizedReach: unsizedReach)
+                of: symbol, next: next, sections: sections, lastReach: lastReach)
             if end > address { return (symbol, address - symbol.address) }
             place -= 1
         }
@@ -105,10 +105,15 @@ public struct SymbolTable: Sendable {
 
     /// The address after the last one that a symbol names.
     private static func end(
-        of symbol: Symbol, next: UInt64, sections: [Range<UInt64>], unsizedReach: UInt64
+        of symbol: Symbol, next: UInt64, sections: [Range<UInt64>], lastReach: UInt64
     ) -> UInt64 {
         if symbol.sizeInBytes != 0 {
             let (end, overflow) = symbol.address.addingReportingOverflow(symbol.sizeInBytes)
+            return overflow ? .max : end
+        }
+        if sections.isEmpty {
+            if next != .max { return next }
+            let (end, overflow) = symbol.address.addingReportingOverflow(lastReach)
             return overflow ? .max : end
         }
         var low = 0
@@ -121,13 +126,13 @@ public struct SymbolTable: Sendable {
                 high = middle
             }
         }
-        var limit = symbol.address
-        if low > 0, sections[low - 1].contains(symbol.address) {
-            limit = sections[low - 1].upperBound
-        } else {
-            let (end, overflow) = symbol.address.addingReportingOverflow(unsizedReach)
-            limit = overflow ? .max : end
-        }
-        return min(next, limit)
+        // Outside of all sections there is nothing that it could name.
+        guard low > 0, sections[low - 1].contains(symbol.address) else { return symbol.address }
+        return min(next, sections[low - 1].upperBound)
     }
+}
+
+extension SymbolTable: CustomStringConvertible {
+    /// `123 symbols`
+    public var description: String { "\(symbols.count) symbols" }
 }

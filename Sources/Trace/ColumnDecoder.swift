@@ -39,8 +39,8 @@ struct ColumnDecoder: ~Copyable {
 
     /// Decodes `payload` into `output`; the counts are those of the block's header.
     mutating func decode(
-        _ payload: UnsafeRawBufferPointer, header: BlockHeader, vCPUCount: Int,
-        hasTiming: Bool, into output: inout RowBuffer
+        _ payload: UnsafeRawBufferPointer, header: BlockHeader, vCPUCount: Int?,
+        into output: inout RowBuffer
     ) throws(Malformed) {
         output.removeAll()
         try unsafe openColumns(payload)
@@ -96,7 +96,7 @@ struct ColumnDecoder: ~Copyable {
         guard exits == header.exitCount else {
             throw Malformed("the block holds \(exits) exits, its header says \(header.exitCount)")
         }
-        if hasTiming { try readTimes(header, into: &output) }
+        if !columns[Column.guestTime].isAtEnd { try readTimes(header, into: &output) }
         for index in columns.indices where !columns[index].isAtEnd && index < Column.count {
             throw Malformed("column \(index) has \(columns[index].remaining) bytes too many")
         }
@@ -120,15 +120,16 @@ struct ColumnDecoder: ~Copyable {
         }
     }
 
-    private mutating func readBaseline(_ vCPUCount: Int) throws(Malformed) {
+    private mutating func readBaseline(_ vCPUCount: Int?) throws(Malformed) {
         states.removeAll(keepingCapacity: true)
         while !columns[Column.baseline].isAtEnd {
             let (registers, system) = try RowReader.state(&columns[Column.baseline])
             states.append(VCPUState(registers: registers, system: system))
         }
-        guard states.count == vCPUCount else {
+        let expected = vCPUCount ?? min(max(states.count, 1), Limits.vCPUs)
+        guard states.count == expected else {
             throw Malformed(
-                "the block holds the registers of \(states.count) vCPUs, not \(vCPUCount)")
+                "the block holds the registers of \(states.count) vCPUs, not \(expected)")
         }
     }
 

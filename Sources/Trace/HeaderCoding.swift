@@ -189,7 +189,10 @@ enum HeaderCoding {
                 let name = try value.countedString()
                 header.hostFacts.facts.append(.init(name, try value.countedString(), weight))
             }
-        case .image: header.images.append(try unsafe readImage(payload, header.images.count))
+        case .image:
+            let (index, image) = try unsafe readImage(payload)
+            while header.images.count <= index { header.images.append(.unreadable) }
+            header.images[index] = image
         case .rewrittenSites:
             try unsafe forEachItem(in: payload, "rewritten sites") {
                 tag, value throws(Malformed) in
@@ -244,9 +247,8 @@ enum HeaderCoding {
     }
 
     private static func readImage(
-        _ payload: UnsafeRawBufferPointer, _ expectedIndex: Int
-    ) throws(Malformed) -> ImageRecord {
-        guard expectedIndex < maximumImages else { throw Malformed("too many images") }
+        _ payload: UnsafeRawBufferPointer
+    ) throws(Malformed) -> (Int, ImageRecord) {
         var image = ImageRecord(
             name: "", kind: "", byteCount: 0, digest: .zero, properties: [])
         var index: UInt64 = .max
@@ -261,13 +263,11 @@ enum HeaderCoding {
             default: return
             }
         }
-        guard index == UInt64(expectedIndex) else {
-            throw Malformed("image \(index) where image \(expectedIndex) belongs")
-        }
+        guard index < UInt64(maximumImages) else { throw Malformed("an image number \(index)") }
         guard image.byteCount <= ImageRecord.maximumBytes else {
             throw Malformed("an image of \(image.byteCount) bytes")
         }
-        return image
+        return (Int(index), image)
     }
 
     private static func table(_ value: inout ByteReader) throws(Malformed) -> [CPUIDEntry] {

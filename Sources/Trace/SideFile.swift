@@ -4,9 +4,9 @@ import Synchronization
 // The side file: events that are not yet in a block of the trace (FORMAT.md, "Side file"). A header
 // page, then a ring of slots; a slot holds the events of one block as frames.
 
-/// The first 64 bytes of a side file.
+/// The first 72 bytes of a side file.
 struct SideHeader: Equatable {
-    static let bytes = 64
+    static let bytes = 72
     /// Where the first slot begins.
     static let slotsAt = 4096
     static let magic: UInt64 = 0x0A4C_4941_544D_5689
@@ -18,6 +18,8 @@ struct SideHeader: Equatable {
     var vCPUCount: UInt32
     var timing: TimeBase?
     var identity: UInt64
+    /// The place in the trace of the first block of events.
+    var firstSequence: UInt32
 
     func append(to buffer: inout ByteBuffer) {
         let start = buffer.count
@@ -30,38 +32,45 @@ struct SideHeader: Equatable {
         buffer.append(timing?.ticksPerSecond ?? 0)
         buffer.append(timing?.origin ?? 0)
         buffer.append(identity)
-        // SAFETY: the 56 bytes were just appended.
+        buffer.append(firstSequence)
+        buffer.append(UInt32(0))
+        // SAFETY: the 64 bytes were just appended.
         let hash = unsafe hash64(UnsafeRawBufferPointer(rebasing: buffer.bytes[start...]))
         buffer.append(hash)
     }
 
-    init(vCPUCount: Int, timing: TimeBase?, identity: UInt64, slotCount: Int) {
+    init(
+        vCPUCount: Int, timing: TimeBase?, identity: UInt64, firstSequence: UInt32,
+        slotCount: Int
+    ) {
         self.slotCount = UInt32(slotCount)
         self.slotStride = UInt64(SideSlot.stride(vCPUCount: vCPUCount))
         self.vCPUCount = UInt32(vCPUCount)
         self.timing = timing
         self.identity = identity
+        self.firstSequence = firstSequence
     }
 
     /// Reads and checks a header; nil where it is none.
     init?(_ bytes: UnsafeRawBufferPointer) {
         guard bytes.count >= Self.bytes, let base = bytes.baseAddress else { return nil }
-        // SAFETY: 64 bytes are there.
+        // SAFETY: 72 bytes are there.
         guard unsafe base.get(UInt64.self, at: 0) == Self.magic,
             unsafe base.get(UInt32.self, at: 8) == Self.version,
-            unsafe base.get(UInt64.self, at: 56)
-                == hash64(UnsafeRawBufferPointer(start: base, count: 56))
+            unsafe base.get(UInt64.self, at: 64)
+                == hash64(UnsafeRawBufferPointer(start: base, count: 64))
         else { return nil }
         slotCount = unsafe base.get(UInt32.self, at: 12)
         slotStride = unsafe base.get(UInt64.self, at: 16)
         vCPUCount = unsafe base.get(UInt32.self, at: 24)
         identity = unsafe base.get(UInt64.self, at: 48)
+        firstSequence = unsafe base.get(UInt32.self, at: 56)
         if unsafe base.get(UInt32.self, at: 28) & Self.timingFlag != 0 {
             timing = unsafe TimeBase(
                 ticksPerSecond: base.get(UInt64.self, at: 32),
                 origin: base.get(UInt64.self, at: 40))
         }
-        guard slotCount >= 1, slotCount <= 256, vCPUCount >= 1,
+        guard slotCount >= 1, slotCount <= 256, timing?.ticksPerSecond != 0, vCPUCount >= 1,
             vCPUCount <= UInt32(Limits.vCPUs),
             slotStride == UInt64(SideSlot.stride(vCPUCount: Int(vCPUCount)))
         else { return nil }

@@ -195,6 +195,10 @@ public struct ImageRecord: Equatable, Sendable {
         self.segments = ImageSegment.segments(of: bytes)
     }
 
+    /// Stands where an image's record is damaged.
+    static let unreadable = ImageRecord(
+        name: "", kind: "unreadable", byteCount: 0, digest: .zero, properties: [])
+
     /// Makes a record without bytes, as a reader does.
     init(
         name: String, kind: String, byteCount: UInt64, digest: Digest128,

@@ -135,7 +135,7 @@ public struct TraceWriter: ~Copyable {
 
         let sideHeader = SideHeader(
             vCPUCount: header.machine.vCPUCount, timing: options.timing, identity: identity,
-            slotCount: options.ringSlots)
+            firstSequence: blocks.sequence, slotCount: options.ringSlots)
         let sidePath = Paths.tail(ofPartial: partial)
         do throws(SystemError) {
             let side = try Descriptor(sidePath, flags: O_RDWR | O_CREAT | O_EXCL)

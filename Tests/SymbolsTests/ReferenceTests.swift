@@ -18,7 +18,8 @@ struct ReferenceTests {
         #expect(expected.count == addresses.count)
         var compared = 0
         for (address, expected) in zip(addresses, expected) {
-            let found = Reference.frames(of: symbolizer.symbolize(.init(address)))
+            let found = Reference.frames(
+                of: symbolizer.symbolize(.init(address)), beside: expected)
             if expected.last?.function == "??" { continue }
             #expect(found == expected, "\(fixture) at \(hexadecimal(address))")
             compared += 1

@@ -1,0 +1,23 @@
+/// A piece of a trace that cannot be read.
+public struct Damage: Equatable, Sendable, CustomStringConvertible {
+    /// Where it begins in the file, in bytes; nil for the side file.
+    public var offset: UInt64?
+    /// What is wrong.
+    public var what: String
+    /// The exits that are lost with it, where that is known.
+    public var lostExits: Range<UInt64>?
+
+    init(_ offset: UInt64?, _ what: String, lostExits: Range<UInt64>? = nil) {
+        self.offset = offset
+        self.what = what
+        self.lostExits = lostExits
+    }
+
+    /// One line.
+    public var description: String {
+        let place = offset.map { "at byte \($0)" } ?? "side file"
+        guard let lost = lostExits, let last = lost.last else { return "\(place): \(what)" }
+        let exits = lost.count == 1 ? "exit \(last) is" : "exits \(lost.lowerBound)..\(last) are"
+        return "\(place): \(what); \(exits) lost"
+    }
+}

@@ -1,0 +1,180 @@
+/// Which blocks a file holds, and where: from its index, or from one pass over block headers.
+struct FileMap {
+    /// Every sound block header, in file order.
+    var entries: [BlockEntry] = []
+    var damages: [Damage] = []
+    /// The file ends with an end block that fits what is before it.
+    var isComplete = false
+    var end: EndBlock?
+    /// The sequence number of the last block of events; nil without one or with an index.
+    var lastEventsSequence: UInt32?
+
+    // MARK: By the index
+
+    /// Reads end and index; nil where they are missing or do not fit together.
+    static func fromIndex(_ source: ByteSource, identity: UInt64) -> FileMap? {
+        let endBytes = UInt64(BlockHeader.bytes + EndBlock.bytes)
+        guard source.size >= UInt64(Prelude.bytes) + endBytes else { return nil }
+        var loader = BlockLoader(source, identity: identity)
+        do throws(TraceError) {
+            let endAt = source.size - endBytes
+            let header = try loader.load(at: endAt)
+            guard header.type == .end, header.span == endBytes else { return nil }
+            let end: EndBlock
+            do throws(Malformed) { end = try unsafe EndBlock(loader.payload.bytes) } catch {
+                return nil
+            }
+            guard let entries = try entries(source, end, endAt, &loader) else { return nil }
+            var map = FileMap()
+            map.entries = entries
+            map.isComplete = true
+            map.end = end
+            return map
+        } catch { return nil }
+    }
+
+    private static func entries(
+        _ source: ByteSource, _ end: EndBlock, _ endAt: UInt64, _ loader: inout BlockLoader
+    ) throws(TraceError) -> [BlockEntry]? {
+        var parts: [[BlockEntry]] = []
+        var indexEntries: [BlockEntry] = []
+        var at = end.lastIndexOffset
+        var limit = endAt
+        repeat {
+            guard at < limit else { return nil }
+            let header = try loader.load(at: at)
+            guard header.type == .index else { return nil }
+            indexEntries.append(BlockEntry(offset: at, header))
+            limit = at
+            do throws(Malformed) {
+                // SAFETY: the reader checks every bound.
+                var reader = unsafe ByteReader(loader.payload.bytes, "the index")
+                at = try reader.integer()
+                let count: UInt64 = try reader.integer()
+                guard count <= UInt64(Limits.indexEntries) else { return nil }
+                var part: [BlockEntry] = []
+                for _ in 0..<count { part.append(try BlockEntry(&reader)) }
+                guard reader.isAtEnd else { return nil }
+                parts.append(part)
+            } catch { return nil }
+        } while at != 0
+        let entries = Array(parts.reversed().joined()) + indexEntries.reversed()
+        return isSound(entries, end, endAt) ? entries : nil
+    }
+
+    /// Blocks follow each other from the prelude to the end, and so do their exits.
+    private static func isSound(
+        _ entries: [BlockEntry], _ end: EndBlock, _ endAt: UInt64
+    ) -> Bool {
+        guard end.blockCount == UInt64(entries.count) else { return false }
+        var offset = UInt64(Prelude.bytes)
+        var exit: UInt64 = 0
+        for (index, entry) in entries.enumerated() {
+            if index == 0 && entry.offset != offset { return false }
+            guard entry.offset >= offset, entry.offset & 7 == 0,
+                endAt > entry.offset, endAt - entry.offset >= UInt64(BlockHeader.bytes),
+                UInt64(entry.exitCount) <= Limits.cellExits
+            else { return false }
+            offset = entry.offset + UInt64(BlockHeader.bytes)
+            if entry.type == .events {
+                guard entry.firstExit == exit else { return false }
+                exit = entry.endExit
+            }
+        }
+        return exit == end.exitCount
+    }
+
+    // MARK: By one pass
+
+    /// Goes from block header to block header; after damage, to the next magic that is one.
+    static func fromHeaders(
+        _ source: ByteSource, identity: UInt64
+    ) throws(TraceError) -> FileMap {
+        var map = FileMap()
+        var buffer = ByteBuffer(capacity: 4096)
+        var offset = UInt64(Prelude.bytes)
+        var sequence: UInt32 = 0
+        var nextExit: UInt64 = 0
+        var damagedAt: UInt64?
+        while offset < source.size {
+            try source.read(BlockHeader.bytes, at: offset, into: &buffer)
+            let header = unsafe BlockHeader(buffer.bytes, identity: identity)
+            guard let header, header.sequence >= sequence else {
+                if damagedAt == nil { damagedAt = offset }
+                guard let next = try nextMagic(source, after: offset, &buffer) else {
+                    offset = source.size
+                    break
+                }
+                offset = next
+                continue
+            }
+            guard header.span <= source.size - offset else {
+                if damagedAt == nil { damagedAt = offset }
+                let lost = header.firstExit..<header.firstExit + UInt64(header.exitCount)
+                map.damages.append(
+                    Damage(
+                        damagedAt, "the file is cut off in the middle of a block",
+                        lostExits: header.type == .events ? lost : nil))
+                return map
+            }
+            let skipped = damagedAt != nil || header.sequence > sequence
+            if header.type == .events {
+                guard header.firstExit >= nextExit else {
+                    if damagedAt == nil { damagedAt = offset }
+                    offset += 8
+                    continue
+                }
+                if skipped || header.firstExit > nextExit {
+                    map.damages.append(
+                        Damage(
+                            damagedAt ?? offset, "blocks are damaged or missing",
+                            lostExits: nextExit..<header.firstExit))
+                    damagedAt = nil
+                }
+                nextExit = header.firstExit + UInt64(header.exitCount)
+                map.lastEventsSequence = header.sequence
+            } else if skipped {
+                map.damages.append(
+                    Damage(
+                        damagedAt ?? offset, "blocks are damaged or missing",
+                        lostExits: header.firstExit > nextExit
+                            ? nextExit..<header.firstExit : nil))
+                if header.firstExit > nextExit { nextExit = header.firstExit }
+                damagedAt = nil
+            }
+            map.entries.append(BlockEntry(offset: offset, header))
+            sequence = header.sequence &+ 1
+            offset += header.span
+        }
+        if let damagedAt {
+            map.damages.append(Damage(damagedAt, "what follows is no block"))
+        }
+        return map
+    }
+
+    /// The next place, at a multiple of 8 after `offset`, where a block header may begin.
+    private static func nextMagic(
+        _ source: ByteSource, after offset: UInt64, _ buffer: inout ByteBuffer
+    ) throws(TraceError) -> UInt64? {
+        var at = offset + 8
+        let chunk = 64 * 1024
+        while at < source.size {
+            try source.read(chunk, at: at, into: &buffer)
+            guard let base = unsafe buffer.bytes.baseAddress, buffer.count >= 8 else {
+                return nil
+            }
+            var inside = 0
+            while inside + 8 <= buffer.count {
+                // SAFETY: just checked.
+                if unsafe UnsafeRawPointer(base).get(UInt64.self, at: inside)
+                    == BlockHeader.magic
+                {
+                    return at + UInt64(inside)
+                }
+                inside += 8
+            }
+            at += UInt64(chunk)
+        }
+        return nil
+    }
+}
