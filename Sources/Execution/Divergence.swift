@@ -85,11 +85,11 @@ extension Divergence {
     ) {
         self.place = place
         self.exitNumber = exitNumber
-        actual = Self.decode(mismatch.actual).map {
+        actual = RowReader.event(ofRow: mismatch.actual).map {
             PlacedEvent(
                 event: $0, row: mismatch.actual, registers: registers, system: system)
         }
-        expected = Self.decode(mismatch.expected).map {
+        expected = RowReader.event(ofRow: mismatch.expected).map {
             PlacedEvent(event: $0, row: mismatch.expected)
         }
         guard let event = expected?.event else { return }
@@ -104,13 +104,6 @@ extension Divergence {
             expected?.system = end.system
         default: break
         }
-    }
-
-    private static func decode(_ row: [UInt8]) -> Event? {
-        guard !row.isEmpty else { return nil }
-        var reader = RowReader(vCPUCount: 256)
-        // SAFETY: the buffer is the array's own, alive through the call.
-        return unsafe row.withUnsafeBytes { unsafe try? reader.read($0) }
     }
 
     private static func registers(

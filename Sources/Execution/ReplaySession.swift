@@ -1,4 +1,4 @@
-public import Guest
+internal import Guest
 internal import KVM
 public import Machine
 public import Trace

