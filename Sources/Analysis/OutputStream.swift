@@ -36,7 +36,8 @@ public final class OutputStream {
         // SAFETY: a StaticString with a pointer representation is valid for the whole program.
         if text.hasPointerRepresentation {
             unsafe buffer.append(
-                contentsOf: UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
+                contentsOf: UnsafeBufferPointer(
+                    start: text.utf8Start, count: text.utf8CodeUnitCount))
         } else {
             buffer.append(contentsOf: String(text.unicodeScalar).utf8)
         }
@@ -89,7 +90,8 @@ public final class OutputStream {
         while start < buffer.count, failure == 0 {
             // SAFETY: the range lies within the array, which is alive through the call.
             let count = unsafe buffer.withUnsafeBytes {
-                unsafe Glibc.write(descriptor, $0.baseAddress.map { unsafe $0 + start }, $0.count - start)
+                unsafe Glibc.write(
+                    descriptor, $0.baseAddress.map { unsafe $0 + start }, $0.count - start)
             }
             if count >= 0 {
                 start += count

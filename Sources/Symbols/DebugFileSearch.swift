@@ -42,7 +42,9 @@ public struct DebugFileSearch: Sendable {
             {
                 continue
             }
-            guard let found = try? SymbolImage(elf: bytes, name: path, bias: image.bias),
+            guard
+                let found = try? SymbolImage(
+                    elf: bytes, name: path, bias: image.bias, followsLinks: true),
                 found.buildID == image.buildID, !found.symbols.isEmpty || found.hasLines
             else { continue }
             return found

@@ -34,7 +34,11 @@ internal import CElf
     }
 
     /// Opens the debug information of a file.
-    static func open(_ file: ELFFile) -> Opened {
+    ///
+    /// Debug information may be shared with another file, which libdw opens by the name that
+    /// .gnu_debugaltlink has (dwz makes such files). A guest's image must not make us open what
+    /// it names; a file that a person installed or named may.
+    static func open(_ file: ELFFile, followsLinks: Bool) -> Opened {
         let dwarf = unsafe file.withHandle { elf in
             // SAFETY: the handle is open, and `information` keeps its owner alive.
             unsafe dwarf_begin_elf(elf, DWARF_C_READ, nil)
@@ -45,6 +49,9 @@ internal import CElf
             return text.hasPrefix("no DWARF") ? .none : .damaged(text)
         }
         let information = unsafe DebugInformation(file, dwarf)
+        if !followsLinks, information.isShared {
+            return .damaged("it is shared with another file; give that image with --symbols")
+        }
         information.findUnits()
         if information.units.isEmpty, let damage = information.damage { return .damaged(damage) }
         return information.units.isEmpty ? .none : .information(information)
@@ -58,6 +65,14 @@ internal import CElf
     deinit {
         // SAFETY: open since `open`; the file it reads is still alive here.
         unsafe dwarf_end(dwarf)
+    }
+
+    /// Whether the file has a .gnu_debugaltlink, readable or not.
+    private var isShared: Bool {
+        var name: UnsafePointer<CChar>?
+        var identity: UnsafeRawPointer?
+        // SAFETY: the handle is open; the results are locals that are not read.
+        return unsafe dwelf_dwarf_gnu_debugaltlink(dwarf, &name, &identity) != 0
     }
 
     private static func lastError() -> String {

@@ -48,7 +48,8 @@ public enum SymbolWarning: Equatable, Sendable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .damagedDebugInformation(let image, let detail):
-            "\(image): debug information is damaged (\(detail)); lines may be missing"
+            "\(image): debug information cannot be used in full (\(detail)); "
+                + "lines may be missing"
         case .buildIDDiffers(let file, let found, let image, let expected):
             "\(file): build-id \(hexadecimal(found)) differs from \(hexadecimal(expected)) of "
                 + "\(image); its symbols are of another build"

@@ -14,8 +14,8 @@ public final class SymbolImage {
     public let symbols: SymbolTable
     /// The .gnu_debuglink of the file: where its debug information went.
     let debugLink: (fileName: String, checksum: UInt32)?
-    /// What should be known about the file.
-    public private(set) var warnings: [SymbolWarning] = []
+    /// libdw's text for why there are no lines at all, though the file has some.
+    private let unusableLines: String?
 
     private let lines: DebugInformation?
     /// Physical ranges that differ from the linked ones, with what leads from them to those.
@@ -29,7 +29,16 @@ public final class SymbolImage {
     ///   - bias: what is added to linked addresses.
     /// - Throws: ``SymbolError`` where it is no ELF file or ends early. Debug information that is
     ///   damaged is a warning.
-    public init(elf bytes: [UInt8], name: String, bias: UInt64 = 0) throws(SymbolError) {
+    public convenience init(
+        elf bytes: [UInt8], name: String, bias: UInt64 = 0
+    ) throws(SymbolError) {
+        try self.init(elf: bytes, name: name, bias: bias, followsLinks: false)
+    }
+
+    /// Reads an ELF file; `followsLinks` as in ``DebugInformation/open(_:followsLinks:)``.
+    init(
+        elf bytes: [UInt8], name: String, bias: UInt64, followsLinks: Bool
+    ) throws(SymbolError) {
         let file = try ELFFile(bytes, name: name)
         self.name = name
         self.bias = bias
@@ -45,12 +54,10 @@ public final class SymbolImage {
                 segment.virtualAddress &- segment.physicalAddress
             )
         }
-        switch DebugInformation.open(file) {
-        case .information(let information): lines = information
-        case .none: lines = nil
-        case .damaged(let detail):
-            lines = nil
-            warnings.append(.damagedDebugInformation(image: name, detail: detail))
+        switch DebugInformation.open(file, followsLinks: followsLinks) {
+        case .information(let information): (lines, unusableLines) = (information, nil)
+        case .none: (lines, unusableLines) = (nil, nil)
+        case .damaged(let detail): (lines, unusableLines) = (nil, detail)
         }
     }
 
@@ -65,6 +72,7 @@ public final class SymbolImage {
         symbols = try SymbolMap.read(bytes, file: name)
         physicalRanges = []
         lines = nil
+        unusableLines = nil
     }
 
     /// Reads a file, which is recognised by its content.
@@ -75,7 +83,7 @@ public final class SymbolImage {
     ) throws(SymbolError) {
         let bytes = try readFile(path)
         if ELFFile.isELF(bytes) {
-            try self.init(elf: bytes, name: path, bias: bias)
+            try self.init(elf: bytes, name: path, bias: bias, followsLinks: true)
             if symbols.isEmpty, !hasLines { throw .noSymbols(file: path) }
         } else if SymbolMap.isMap(bytes) {
             try self.init(map: bytes, name: path, bias: bias)
@@ -86,6 +94,13 @@ public final class SymbolImage {
 
     /// Whether the file has line numbers.
     public var hasLines: Bool { lines != nil }
+
+    /// What should be known about the file: at most one warning of damage, which may come when an
+    /// address is looked up.
+    public var warnings: [SymbolWarning] {
+        guard let detail = unusableLines ?? lines?.damage else { return [] }
+        return [.damagedDebugInformation(image: name, detail: detail)]
+    }
 
     /// How an address in the guest is looked up in an image.
     enum Placement: CaseIterable {
@@ -108,13 +123,7 @@ public final class SymbolImage {
 
     /// The frames of a linked address, the innermost first; see ``DebugInformation``.
     func frames(at linked: UInt64) -> [SourceFrame] {
-        guard let lines else { return [] }
-        let before = lines.damage
-        let frames = lines.frames(at: linked)
-        if let damage = lines.damage, before == nil {
-            warnings.append(.damagedDebugInformation(image: name, detail: damage))
-        }
-        return frames
+        lines?.frames(at: linked) ?? []
     }
 
     /// Where the function at a linked address starts, as far as the debug information says.

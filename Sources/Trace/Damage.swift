@@ -1,6 +1,6 @@
 /// A piece of a trace that cannot be read.
 public struct Damage: Equatable, Sendable, CustomStringConvertible {
-    /// Where it begins in the file, in bytes; nil for the side file.
+    /// Where it begins in the file, in bytes; nil where it is in no one place, or in the side file.
     public var offset: UInt64?
     /// What is wrong.
     public var what: String
@@ -15,9 +15,9 @@ public struct Damage: Equatable, Sendable, CustomStringConvertible {
 
     /// One line.
     public var description: String {
-        let place = offset.map { "at byte \($0)" } ?? "side file"
-        guard let lost = lostExits, let last = lost.last else { return "\(place): \(what)" }
+        let place = offset.map { "at byte \($0): " } ?? ""
+        guard let lost = lostExits, let last = lost.last else { return place + what }
         let exits = lost.count == 1 ? "exit \(last) is" : "exits \(lost.lowerBound)..\(last) are"
-        return "\(place): \(what); \(exits) lost"
+        return "\(place)\(what); \(exits) lost"
     }
 }

@@ -54,7 +54,7 @@ struct Tail: Sendable {
         for var slot in found where slot.ordinal >= ordinal {
             if slot.ordinal != ordinal || slot.firstExit != exit {
                 guard slot.firstExit >= exit else {
-                    damages.append(Damage(nil, "a slot does not follow the one before"))
+                    damages.append(Damage(nil, "a slot of the side file does not follow the one before"))
                     break
                 }
                 damages.append(
@@ -107,7 +107,7 @@ struct Tail: Sendable {
                 UInt64.self, at: SideSlot.committedAt)
             let frames = unsafe base + slot.offset + SideSlot.framesAt(vCPUCount: vCPUCount)
             guard committed <= UInt64(SideSlot.frameBytes) else {
-                problem = "a slot's length is out of range"
+                problem = "a slot of the side file has a length out of range"
                 return
             }
             while result.frameBytes < Int(committed) {

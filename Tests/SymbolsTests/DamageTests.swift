@@ -46,6 +46,44 @@ import Testing
         }
     }
 
+    /// Abbreviations overwritten: symbols still answer, and there is one warning.
+    @Test func damagedDebugInformationIsAWarning() throws {
+        var bytes = try Fixture.kernel32.bytes()
+        let producer = Array("clang".utf8)
+        #expect(bytes.indices.contains { bytes[$0...].starts(with: producer) })
+        // The unit header of DWARF 4: length, version 4, abbreviations at 0, address size 4.
+        let header: [UInt8] = [4, 0, 0, 0, 0, 0, 4]
+        let at = try #require(bytes.indices.first { bytes[$0...].starts(with: header) })
+        bytes[at] = 0x77
+        let symbolizer = Symbolizer()
+        try symbolizer.addGuestImage(elf: bytes, name: "damaged.elf", search: nil)
+        for address in UInt64(0x10_0000)..<0x10_0200 {
+            _ = symbolizer.symbolize(.init(address))
+        }
+        #expect(symbolizer.symbolize(.init(0x10_0011))?.text == "halt+0x0")
+        #expect(symbolizer.warnings.count == 1)
+        #expect(
+            symbolizer.warnings.first?.description.hasPrefix(
+                "damaged.elf: debug information cannot be used in full") == true)
+    }
+
+    /// A guest's image must not make us open files that it names.
+    @Test func doesNotFollowAGuestsLinks() throws {
+        var bytes = try Fixture.kernel64.bytes()
+        // Any section's name will do: the link is looked up by name alone.
+        let name = Array(".debug_loclists\0".utf8)
+        let at = try #require(bytes.indices.first { bytes[$0...].starts(with: name) })
+        bytes.replaceSubrange(at..<at + 16, with: Array(".gnu_debugaltlin".utf8))
+        #expect(try SymbolImage(elf: bytes, name: "plain").hasLines)
+        bytes = try Fixture.kernel64.bytes()
+        let rest = Array(".debug_str_offsets\0".utf8)
+        let place = try #require(bytes.indices.first { bytes[$0...].starts(with: rest) })
+        bytes.replaceSubrange(place..<place + 19, with: Array(".gnu_debugaltlink\0\0".utf8))
+        let image = try SymbolImage(elf: bytes, name: "linked")
+        #expect(!image.hasLines)
+        #expect(image.warnings.first?.description.contains("shared with another file") == true)
+    }
+
     @Test(arguments: [Fixture.kernel64, .kernel32, .swift])
     func survivesMutations(fixture: Fixture) throws {
         let original = try fixture.bytes()
