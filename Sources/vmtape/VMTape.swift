@@ -23,7 +23,7 @@ struct VMTape: ParsableCommand {
             """,
         version: "0.1.0",
         subcommands: [
-            RunCommand.self, RecordCommand.self, DoctorCommand.self,
+            RunCommand.self, RecordCommand.self, ReplayCommand.self, DoctorCommand.self,
         ])
 
     static func main() {

@@ -26,9 +26,16 @@ final class ConsolePrinter: Sendable {
     func print(before exit: UInt64) {
         state.withLock { state in
             while (state.cursor?.nextExitNumber ?? .max) < exit {
-                guard let event = try? state.cursor?.next() else { return }
-                _ = event
+                guard let event = try? state.cursor?.next() else { break }
+                guard case .exit(let exit) = event,
+                    case .io(true, let size, let port, _, let data) = exit.detail
+                else { continue }
+                let bytes = state.cursor?.array(data) ?? []
+                state.extractor.add(port: port, size: size, data: bytes.span)
             }
+            state.stream.write(bytes: state.extractor.output)
+            state.extractor.removeOutput()
+            state.stream.flush()
         }
     }
 }

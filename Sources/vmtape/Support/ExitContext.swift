@@ -1,3 +1,4 @@
+internal import Machine
 internal import Trace
 
 /// The exits before a place, as a report shows them.
