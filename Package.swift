@@ -78,7 +78,7 @@ let package = Package(
         tests("Devices", ["Machine"]),
         tests("Symbols", ["Machine"], exclude: ["Fixtures"]),
         tests("Execution", ["Devices", "Guest", "KVM", "Machine", "Trace"]),
-        tests("Analysis", ["Machine", "Trace"]),
+        tests("Analysis", ["Machine", "Trace"], exclude: ["Snapshots"]),
         .testTarget(name: "vmtapeTests", dependencies: ["vmtape"], swiftSettings: strict),
     ]
 )

@@ -71,7 +71,7 @@ extension TraceInfo {
         let differing = differingCPUIDRows
         text.row(
             "CPUID",
-            "\(header.observedCPUID.count) rows seen by the guest, "
+            "\(Self.counted(UInt64(header.observedCPUID.count), "row")) seen by the guest, "
                 + (differing == 0 ? "as requested" : "\(differing) not as requested"))
     }
 
