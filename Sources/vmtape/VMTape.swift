@@ -23,7 +23,9 @@ struct VMTape: ParsableCommand {
             """,
         version: "0.1.0",
         subcommands: [
-            RunCommand.self, RecordCommand.self, ReplayCommand.self, DoctorCommand.self,
+            RunCommand.self, RecordCommand.self, ReplayCommand.self, InfoCommand.self,
+            DumpCommand.self, ConsoleCommand.self, FindCommand.self, VerifyCommand.self,
+            DoctorCommand.self,
         ])
 
     static func main() {
