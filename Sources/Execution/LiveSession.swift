@@ -10,6 +10,8 @@ public struct LiveConfiguration: Sendable {
     public var plan: LoadPlan
     /// Ends after this many exits.
     public var exitLimit: UInt64 = .max
+    /// The host CPU that the guest runs on; nil: the one the session is made on.
+    public var cpu: Int?
     /// What is watched beside the run.
     public var supervision = Supervisor.Configuration()
 
@@ -40,6 +42,8 @@ public struct RunSession: ~Copyable {
     private var side: Attended<LiveWorld, NoListener>
     private let behaviour: HostBehaviour
     private let configuration: LiveConfiguration
+    /// The host CPU that the guest runs on.
+    public let cpu: Int
     /// Where others ask for an end.
     public let stop = StopRequest()
 
@@ -47,8 +51,10 @@ public struct RunSession: ~Copyable {
     public init(
         host: borrowing Host, configuration: LiveConfiguration, devices: consuming DeviceSet
     ) throws(ExecutionError) {
-        machine = try GuestMachine(
+        let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: try host.guestCPUID())
+        cpu = try VCPUPlacement.choose(configuration.cpu)
+        self.machine = machine
         side = Attended(world: LiveWorld(devices: devices), listener: NoListener())
         behaviour = host.probe.behaviour
         self.configuration = configuration
@@ -57,7 +63,7 @@ public struct RunSession: ~Copyable {
     /// Runs the guest to its end.
     public mutating func run(_ callbacks: SessionCallbacks) throws(ExecutionError) -> RunReport {
         return try machine.runSupervised(
-            behaviour: behaviour, exitLimit: configuration.exitLimit, stop: stop,
+            behaviour: behaviour, exitLimit: configuration.exitLimit, cpu: cpu, stop: stop,
             supervision: configuration.supervision, callbacks: callbacks, side: &side)
     }
 
@@ -77,6 +83,8 @@ public struct RecordSession: ~Copyable {
     private var side: Attended<LiveWorld, Recorder>
     private let behaviour: HostBehaviour
     private let configuration: LiveConfiguration
+    /// The host CPU that the guest runs on.
+    public let cpu: Int
     /// Where others ask for an end.
     public let stop = StopRequest()
     /// How far the recording is, for other threads.
@@ -111,8 +119,11 @@ public struct RecordSession: ~Copyable {
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid)
         let registers = machine.registers
         let system = machine.systemRegisters
+        // Without observed facts, two recordings must not differ by where they happened to run.
+        let cpu = try VCPUPlacement.choose(
+            configuration.cpu, fallback: recording.hasTiming ? .current : .first)
         let header = TraceHeader(
-            recording: recording, plan: configuration.plan, host: host.probe.facts,
+            recording: recording, cpu: cpu, plan: configuration.plan, host: host.probe.facts,
             requestedCPUID: cpuid, observedCPUID: machine.observedCPUID,
             devices: devices.descriptions)
         var options = TraceOptions(overwrites: recording.overwrites)
@@ -130,6 +141,7 @@ public struct RecordSession: ~Copyable {
         behaviour = host.probe.behaviour
         self.configuration = configuration
         self.recording = recording
+        self.cpu = cpu
     }
 
     /// Runs the guest to its end and completes the trace.
@@ -148,7 +160,7 @@ public struct RecordSession: ~Copyable {
             }
         }
         let report = try machine.runSupervised(
-            behaviour: behaviour, exitLimit: configuration.exitLimit, stop: stop,
+            behaviour: behaviour, exitLimit: configuration.exitLimit, cpu: cpu, stop: stop,
             supervision: configuration.supervision, callbacks: callbacks, side: &side)
         side.world.devices.flush()
         let memory = machine.memory.digest()
@@ -203,7 +215,7 @@ extension GuestMemory {
 extension GuestMachine {
     /// Runs a guest with a supervisor beside it, and reports.
     mutating func runSupervised<Side: World & RunListener & ~Copyable>(
-        behaviour: HostBehaviour, exitLimit: UInt64, stop: StopRequest,
+        behaviour: HostBehaviour, exitLimit: UInt64, cpu: Int, stop: StopRequest,
         supervision: Supervisor.Configuration, callbacks: SessionCallbacks, side: inout Side
     ) throws(ExecutionError) -> RunReport {
         var loop = RunLoop(behaviour: behaviour, exitLimit: exitLimit, stop: stop)
@@ -212,9 +224,12 @@ extension GuestMachine {
             supervision, request: stop, kick: { kicker.kick() }, abort: callbacks.abort,
             tick: callbacks.tick)
         defer { supervisor.finish() }
+        // After every other thread of the session exists: they would inherit it.
+        let pin = try kvm { () throws(KVMError) in try ThreadPin(toCPU: cpu) }
         let start = HostThread.monotonicNanoseconds()
         let outcome = try run(&loop, &side)
         let end = HostThread.monotonicNanoseconds()
+        extendLifetime(pin)
         let registers = currentRegisters
         let system = currentSystemRegisters
         var fault: CPUFault?

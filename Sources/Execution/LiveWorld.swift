@@ -8,13 +8,6 @@ public struct LiveWorld: World, ~Copyable {
     public var devices: DeviceSet
     /// What a device asked for in the exit that is being handled.
     private var outcome = DeviceOutcome.none
-    /// Reads since the guest last wrote to a port: a guest that polls is waiting.
-    private var readsInARow = 0
-
-    /// After this many reads without a write the guest is taken to wait for input, and what it
-    /// printed is shown. Fewer would cost a write(2) a character in guests that poll the line
-    /// status before each.
-    private static let readsThatMeanWaiting = 32
 
     /// Makes a world of devices.
     public init(devices: consuming DeviceSet) { self.devices = devices }
@@ -23,7 +16,6 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func portOut(
         _ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
-        readsInARow = 0
         // SAFETY: the buffer is the caller's, alive through the call.
         outcome = unsafe devices.portOut(port, size: size, bytes)
     }
@@ -32,8 +24,6 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func portIn(
         _ port: UInt16, size: Int, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
-        readsInARow += 1
-        if readsInARow == Self.readsThatMeanWaiting { devices.flush() }
         // SAFETY: the buffer is the caller's, alive through the call.
         unsafe devices.portIn(port, size: size, into: bytes)
     }
@@ -42,7 +32,6 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func memoryWrite(
         _ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
-        readsInARow = 0
         // SAFETY: the buffer is the caller's, alive through the call.
         outcome = unsafe devices.memoryWrite(address, bytes)
     }

@@ -109,7 +109,8 @@ public struct ReplaySession: ~Copyable {
         if let mismatch = side.mismatch { return try atStart(mismatch) }
         let limit = options.until.map { $0 == .max ? .max : $0 + 1 } ?? .max
         let report = try machine.runSupervised(
-            behaviour: behaviour, exitLimit: limit, stop: stop,
+            behaviour: behaviour, exitLimit: limit,
+            cpu: try VCPUPlacement.choose(as: reader.header), stop: stop,
             supervision: Supervisor.Configuration(), callbacks: callbacks, side: &side)
         var verified = report.exitCount
         let verdict: ReplayOutcome.Verdict

@@ -6,10 +6,12 @@ internal import Trace
 extension TraceHeader {
     /// What a recording knows before its first event.
     init(
-        recording: RecordSession.Recording, plan: LoadPlan, host: HostFacts,
+        recording: RecordSession.Recording, cpu: Int, plan: LoadPlan, host: HostFacts,
         requestedCPUID: [CPUIDEntry], observedCPUID: [CPUIDEntry],
         devices: [Devices.DeviceDescription]
     ) {
+        var observed = recording.observed
+        observed?.properties.append(Property(VCPUPlacement.property, "\(cpu)"))
         self.init(
             machine: MachineDescription(
                 ramBytes: plan.ram.lengthInBytes,
@@ -27,6 +29,6 @@ extension TraceHeader {
                     properties: record.properties.map { Property($0.key, $0.value) })
             },
             commandLine: plan.records.first?["command-line"] ?? "",
-            observed: recording.hasTiming ? recording.observed : nil)
+            observed: recording.hasTiming ? observed : nil)
     }
 }

@@ -53,6 +53,9 @@ struct GuestOptions: ParsableArguments {
             valueName: "duration"))
     var timeout: Duration?
 
+    @Option(help: ArgumentHelp("The host CPU that the guest runs on.", valueName: "n"))
+    var cpu: Int?
+
     @Argument(help: "The guest: a flat binary, an ELF or multiboot kernel, or firmware; may be gzipped.")
     var image: String
 

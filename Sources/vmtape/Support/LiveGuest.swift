@@ -16,12 +16,17 @@ struct LiveGuest {
         for note in plan.notes { Message.note("\(options.image): \(note)") }
         var configuration = LiveConfiguration(plan: plan)
         configuration.exitLimit = options.maxExits ?? .max
+        configuration.cpu = options.cpu
         configuration.supervision.timeoutMilliseconds = options.timeout?.milliseconds
         self.configuration = configuration
         if options.serial == .stdio, options.input == nil {
             let leave = leave
-            console = try attempt { () throws(DeviceError) in
-                try ConsoleSession { leave.request() }
+            do throws(DeviceError) {
+                console = try ConsoleSession { leave.request() }
+            } catch {
+                // A job in the background may not touch the terminal; the guest runs without keys.
+                Message.note("\(error); the guest gets no input")
+                console = nil
             }
         } else {
             console = nil
