@@ -2,8 +2,8 @@ import Glibc
 
 /// Where a device's bytes go: gathered in a buffer, written in batches.
 ///
-/// A batch is written when a newline arrives, when the buffer is full, on ``flush()`` and at the
-/// end of this value's life. A failure does not stop the guest: it is kept in ``failure``, and what
+/// A batch is written when a newline arrives, when the buffer is full, when the guest waits for
+/// input, on ``flush()`` and at the end of this value's life. A failure does not stop the guest: it is kept in ``failure``, and what
 /// comes after it is counted and dropped.
 @safe
 public struct ConsoleOutput: ~Copyable {
@@ -33,6 +33,7 @@ public struct ConsoleOutput: ~Copyable {
     private let name: String
     private let buffer: UnsafeMutablePointer<UInt8>
     private var count = 0
+    private var hasPolled = false
     private var collected: [UInt8] = []
 
     /// Opens a target. A broken pipe is to be an error and not a signal, so SIGPIPE is ignored in
@@ -73,7 +74,19 @@ public struct ConsoleOutput: ~Copyable {
         // SAFETY: count < capacity holds between calls, since flush() always empties the buffer.
         unsafe buffer[count] = byte
         count += 1
+        hasPolled = false
         if count == Self.capacity || byte == 0x0A { flush() }
+    }
+
+    /// Whether bytes wait to be written.
+    public var isHolding: Bool { count > 0 }
+
+    /// The guest looked at the port's status. Once belongs to sending; twice with nothing sent in
+    /// between means that it waits, and what it said before (a prompt) is to be seen.
+    mutating func guestPolled() {
+        guard count > 0 else { return }
+        if hasPolled { flush() }
+        hasPolled = true
     }
 
     /// Writes what is gathered; a failure is kept in ``failure``.

@@ -109,11 +109,17 @@ private final class ConsoleReader {
     }
 
     func run() {
-        // Signals are for the threads that expect them.
-        var all = sigset_t()
+        // Signals that come from outside are for the threads that expect them. Those of a crash
+        // stay open: the runtime's own report of it needs them on every thread.
+        var others = sigset_t()
         // SAFETY: a signal set on this frame.
-        unsafe sigfillset(&all)
-        unsafe pthread_sigmask(SIG_BLOCK, &all, nil)
+        unsafe sigemptyset(&others)
+        for number in [
+            SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGALRM, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD,
+        ] {
+            unsafe sigaddset(&others, number)
+        }
+        unsafe pthread_sigmask(SIG_BLOCK, &others, nil)
         defer { unsafe mailbox.pointee.end() }
         var chunk = [UInt8](repeating: 0, count: 512)
         while waitForInput() {

@@ -156,12 +156,14 @@ extension DeviceSet {
 
     private mutating func readByte(_ slot: Slot, _ offset: UInt8) -> UInt8 {
         switch slot {
-        case .serial: serial.read(offset, from: &input)
-        case .debugConsole: 0xE9  // what Bochs' and QEMU's answer, so that guests find it
-        case .debugExit: 0
-        case .resetControl: resetType
-        case .keyboardController: 0x04  // self-test passed, ready for commands, no data
-        case .unclaimed: 0xFF
+        case .serial:
+            if offset == UART16550.Offset.lineStatus { serialOutput.guestPolled() }
+            return serial.read(offset, from: &input)
+        case .debugConsole: return 0xE9  // what Bochs' and QEMU's answer, so that guests find it
+        case .debugExit: return 0
+        case .resetControl: return resetType
+        case .keyboardController: return 0x04  // self-test passed, ready for commands, no data
+        case .unclaimed: return 0xFF
         }
     }
 }

@@ -110,7 +110,11 @@ public struct DeviceSet: ~Copyable {
         unsafe portTable[Int(port)]
     }
 
-    /// Writes out what the devices' outputs hold. To be called when the guest waits or ends.
+    /// Whether output waits to be written: part of a line, while the guest is busy.
+    public var holdsOutput: Bool { serialOutput.isHolding || debugOutput.isHolding }
+
+    /// Writes out what the devices' outputs hold. To be called when the guest halts or ends, and
+    /// now and then while ``holdsOutput``.
     public mutating func flush() {
         serialOutput.flush()
         debugOutput.flush()

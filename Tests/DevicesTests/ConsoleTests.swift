@@ -63,6 +63,30 @@ private struct Pipe: ~Copyable {
         #expect(pipe.receive() == [0x64])
     }
 
+    @Test func aPromptIsSeenWhenTheGuestWaits() throws {
+        let pipe = try Pipe()
+        var devices = try DeviceSet(.init(serial: .descriptor(pipe.writer, name: "pipe")))
+        func poll(_ devices: inout DeviceSet) {
+            var status: UInt8 = 0
+            unsafe withUnsafeMutableBytes(of: &status) {
+                unsafe devices.portIn(0x3FD, size: 1, into: $0)
+            }
+        }
+        for byte in "> ".utf8 {
+            poll(&devices)
+            unsafe withUnsafeBytes(of: byte) {
+                _ = unsafe devices.portOut(0x3F8, size: 1, $0)
+            }
+        }
+        // The poll that goes with sending the next byte writes nothing yet.
+        poll(&devices)
+        #expect(pipe.receive() == [])
+        #expect(devices.holdsOutput == true)
+        poll(&devices)
+        #expect(pipe.receive() == Array("> ".utf8))
+        #expect(devices.holdsOutput == false)
+    }
+
     @Test func aFullPipeLosesNothing() throws {
         let pipe = try Pipe()
         _ = fcntl(pipe.writer, F_SETFL, O_NONBLOCK)

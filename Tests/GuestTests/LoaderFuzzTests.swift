@@ -58,7 +58,7 @@ import Testing
     func mutationsNeverTrap(_ index: Int) {
         var generator = SeededGenerator(seed: UInt64(index) &* 0x9E37_79B9_7F4A_7C15 &+ 1)
         let interesting: [UInt8] = [0, 1, 0x7F, 0x80, 0xFF]
-        for round in 0..<1500 {
+        for round in 0..<800 {
             var bytes = Self.seeds[index]
             for _ in 0..<Int.random(in: 1...4, using: &generator) {
                 let at = Int.random(in: bytes.indices, using: &generator)
