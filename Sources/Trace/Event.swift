@@ -31,8 +31,10 @@ public enum Event: Equatable, Sendable {
     case answer(AnswerForm, data: Range<Int>)
     /// What the runner did in the CPU's place: see ``RowReader/changes(in:)``.
     case completion(changes: Range<Int>)
-    /// What was injected, and where.
-    case interruption(Interruption)
+    /// What was injected; where it stood in mid-flight, ``EventCursor/interruption`` tells. (A landmark is
+    /// too large to be carried by every event.)
+    case interruption(
+        InterruptionKind, vector: UInt8, errorCode: UInt32?, isInMidFlight: Bool)
     /// Bytes that a device put in RAM.
     case deviceWrite(address: GuestPhysicalAddress, data: Range<Int>)
     /// The end of the run; the cursor shows the final registers.

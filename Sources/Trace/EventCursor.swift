@@ -15,6 +15,8 @@ public struct EventCursor: ~Copyable {
     private var nextBlock: Int
     private var nextRow = 0
     private var exitIndex = -1
+    /// A block that may be read whatever is missing before it: the first, or one reported.
+    private var entryBlock = -1
     /// The number of the next exit.
     public private(set) var nextExitNumber: UInt64
     /// What the first `next` gives, found while going to the exit asked for.
@@ -30,6 +32,7 @@ public struct EventCursor: ~Copyable {
         nextExitNumber = 0
         guard trace.eventBlockCount > block else { return }
         nextExitNumber = exit == 0 ? 0 : trace.exits(ofBlock: block).lowerBound
+        if exit != 0 { entryBlock = block }
         guard let exit, exit > 0 else { return }
         while let event = try next() {
             if event.kind == .exit, exitNumber == exit {
@@ -73,12 +76,10 @@ public struct EventCursor: ~Copyable {
         while nextBlock < trace.eventBlockCount {
             let index = nextBlock
             let exits = trace.exits(ofBlock: index)
-            if exits.lowerBound > nextExitNumber {
-                let lost = nextExitNumber
+            if index != entryBlock, let gap = trace.gap(beforeBlock: index, nextExit: nextExitNumber) {
                 nextExitNumber = exits.lowerBound
-                throw trace.source.damaged(
-                    trace.offset(ofBlock: index),
-                    "exits \(lost)..\(exits.lowerBound - 1) before this block are lost")
+                entryBlock = index
+                throw gap
             }
             nextBlock += 1
             blockIndex = index
@@ -147,6 +148,16 @@ public struct EventCursor: ~Copyable {
             // SAFETY: the bytes are read during the call only.
             unsafe span.withUnsafeBytes { unsafe RowReader.changes(in: $0) }
         }
+    }
+
+    /// The interruption that was the last event, with its landmark; nil where that was none.
+    public var interruption: Interruption? {
+        guard nextRow > 0 else { return nil }
+        // SAFETY: the row stays as it is while it is read.
+        let row = unsafe rows.row(nextRow - 1)
+        do throws(Malformed) {
+            return unsafe try TapeRow(row).interruption(snapshot: reader.registers)
+        } catch { return nil }
     }
 
     /// The row of the last event, copied.

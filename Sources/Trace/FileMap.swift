@@ -6,8 +6,8 @@ struct FileMap {
     /// The file ends with an end block that fits what is before it.
     var isComplete = false
     var end: EndBlock?
-    /// The sequence number of the last block of events; nil without one or with an index.
-    var lastEventsSequence: UInt32?
+    /// Places of blocks of events before which something is missing.
+    var gaps: [UInt64] = []
 
     // MARK: By the index
 
@@ -96,6 +96,8 @@ struct FileMap {
         var sequence: UInt32 = 0
         var nextExit: UInt64 = 0
         var damagedAt: UInt64?
+        var isAfterGap = false
+        var hasEvents = false
         while offset < source.size {
             try source.read(BlockHeader.bytes, at: offset, into: &buffer)
             let header = unsafe BlockHeader(buffer.bytes, identity: identity)
@@ -118,6 +120,7 @@ struct FileMap {
                 return map
             }
             let skipped = damagedAt != nil || header.sequence > sequence
+            if skipped { isAfterGap = true }
             if header.type == .events {
                 guard header.firstExit >= nextExit else {
                     if damagedAt == nil { damagedAt = offset }
@@ -131,8 +134,13 @@ struct FileMap {
                             lostExits: nextExit..<header.firstExit))
                     damagedAt = nil
                 }
+                // Before the first block of events only header blocks can be missing.
+                if header.firstExit > nextExit || isAfterGap && hasEvents {
+                    map.gaps.append(offset)
+                }
+                isAfterGap = false
+                hasEvents = true
                 nextExit = header.firstExit + UInt64(header.exitCount)
-                map.lastEventsSequence = header.sequence
             } else if skipped {
                 map.damages.append(
                     Damage(

@@ -73,7 +73,10 @@ public struct RowReader: Sendable {
             let at = offset + reader.position
             return .deviceWrite(address: address, data: at..<at + count)
         case .interruption:
-            return .interruption(try Self.interruption(&reader, registers))
+            let found = try Self.interruption(&reader, registers)
+            return .interruption(
+                found.kind, vector: found.vector, errorCode: found.errorCode,
+                isInMidFlight: found.landmark != nil)
         case .end:
             let end = try Self.end(&reader)
             (registers, system) = (end.registers, end.system)

@@ -12,6 +12,8 @@ struct Tail: Sendable {
         var frameBytes = 0
         /// The digests to the end of this slot; nil where blocks before it are missing.
         var digests: RunningDigests?
+        /// Blocks between the one before and this one are missing.
+        var isAfterGap = false
     }
 
     private let bytes: [UInt8]
@@ -62,6 +64,7 @@ struct Tail: Sendable {
                         nil, "blocks before the side file's events are missing",
                         lostExits: exit..<slot.firstExit))
                 digests = nil
+                slot.isAfterGap = true
             }
             read(&slot, &digests)
             if slot.eventCount == 0 { break }

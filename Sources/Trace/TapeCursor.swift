@@ -182,11 +182,10 @@ public struct TapeCursor: ~Copyable {
         // The first block may begin before the exit asked for, and `nextRow` is set.
         let begin = trace.exits(ofBlock: next.block).lowerBound
         if hasBegun { nextRow = 0 }
-        guard begin == exitNumber || !hasBegun && begin < exitNumber else {
+        let isEntry = !hasBegun && exitNumber > 0 && begin <= exitNumber
+        if !isEntry, let gap = trace.gap(beforeBlock: next.block, nextExit: exitNumber) {
             ahead.stop()
-            throw trace.source.damaged(
-                trace.offset(ofBlock: next.block),
-                "exits \(exitNumber)..\(begin &- 1) before this block are lost")
+            throw gap
         }
         hasBegun = true
         rows = next

@@ -62,6 +62,8 @@ public final class TraceReader: Sendable {
     /// Blocks of events in the file, then slots of the side file.
     private let blocks: [BlockEntry]
     private let fileBlockCount: Int
+    /// Blocks of events before which something is missing, by ascending index.
+    private let gaps: [Int]
     /// The number of vCPUs, nil where the machine block is damaged.
     private let vCPUCount: Int?
 
@@ -133,6 +135,7 @@ public final class TraceReader: Sendable {
 
         var blocks = map.entries.filter { $0.type == .events }
         fileBlockCount = blocks.count
+        var gaps = blocks.indices.filter { map.gaps.contains(blocks[$0].offset) }
         var tail: Tail?
         if let tailBytes, !map.isComplete {
             let nextExit = blocks.last?.endExit ?? 0
@@ -144,7 +147,10 @@ public final class TraceReader: Sendable {
                 let found = try Tail(
                     tailBytes, identity: identity, after: last, nextExit: nextExit)
                 damages += found.damages
-                for slot in found.slots { blocks.append(BlockEntry(slot)) }
+                for slot in found.slots {
+                    if slot.isAfterGap { gaps.append(blocks.count) }
+                    blocks.append(BlockEntry(slot))
+                }
                 // A block that was being written when the recording ended is in the side file.
                 if let first = found.slots.first, let torn = map.damages.last,
                     first.firstExit == nextExit,
@@ -168,6 +174,7 @@ public final class TraceReader: Sendable {
         self.map = map
         self.tail = tail
         self.blocks = blocks
+        self.gaps = gaps
     }
 
     /// The identity, from the prelude or, where that is damaged, from the blocks after it.
@@ -291,6 +298,18 @@ public final class TraceReader: Sendable {
     /// The exits a block covers, as the index says.
     func exits(ofBlock index: Int) -> Range<UInt64> {
         blocks[index].firstExit..<blocks[index].endExit
+    }
+
+    /// An error where events before a block are missing, of which the first would be `exit`'s or follow
+    /// it; nil where the block goes on from the one before.
+    func gap(beforeBlock index: Int, nextExit exit: UInt64) -> TraceError? {
+        let begin = blocks[index].firstExit
+        if begin == exit && !gaps.contains(index) { return nil }
+        return source.damaged(
+            offset(ofBlock: index),
+            begin > exit
+                ? "exits \(exit)..\(begin - 1) before this block are lost"
+                : "events before exit \(begin) are lost")
     }
 
     /// Where a block is, for errors.

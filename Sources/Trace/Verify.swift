@@ -88,7 +88,13 @@ extension TraceReader {
         /// nil: what is before is damaged, and the next block's header is believed.
         var digests: RunningDigests? = RunningDigests()
         var states: [VCPUState]?
+        var nextExit: UInt64 = 0
         for index in 0..<eventBlockCount {
+            if gap(beforeBlock: index, nextExit: nextExit) != nil {
+                digests = nil
+                states = nil
+            }
+            nextExit = exits(ofBlock: index).upperBound
             do throws(TraceError) {
                 let summary = try summary(ofBlock: index)
                 try load(index, &loader, &decoder, into: &rows)

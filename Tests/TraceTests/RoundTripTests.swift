@@ -21,7 +21,12 @@ func readSamples(_ trace: TraceReader, from exit: UInt64 = 0) throws -> [Sample]
         case .answer(let form, let data):
             result.append(.answer(form, cursor.array(data), vCPU))
         case .completion(let changes): result.append(.completion(cursor.changes(changes), vCPU))
-        case .interruption(let interruption): result.append(.interruption(interruption, vCPU))
+        case .interruption(let kind, let vector, let errorCode, let isInMidFlight):
+            let found = cursor.interruption
+            let full = try #require(found)
+            #expect(full.kind == kind && full.vector == vector && full.errorCode == errorCode)
+            #expect((full.landmark != nil) == isInMidFlight)
+            result.append(.interruption(full, vCPU))
         case .deviceWrite(let address, let data):
             result.append(.deviceWrite(address, cursor.array(data), vCPU))
         case .end(let end):
