@@ -7,8 +7,9 @@ import Testing
 struct FakePage: ~Copyable {
     let memory: ScratchMemory
     var page: RunPage {
+        guard let base = unsafe memory.bytes.baseAddress else { preconditionFailure() }
         // SAFETY: the memory is larger than struct kvm_run and lives as long as self.
-        unsafe RunPage(base: memory.bytes.baseAddress ?? .init(bitPattern: 8)!, byteCount: 12288)
+        return unsafe RunPage(base: base, byteCount: 12288)
     }
 
     init() throws { memory = try ScratchMemory(byteCount: 12288) }
