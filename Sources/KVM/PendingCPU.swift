@@ -264,6 +264,7 @@ public struct PendingCPU: ~Copyable {
 }
 
 /// What one step of settling came to.
+@frozen
 public enum SettleStep: ~Copyable {
     /// Nothing is pending any more.
     case settled(SettledCPU)

@@ -8,13 +8,13 @@ enum DebugProbes {
         GuestVirtualAddress(UInt64(number))
     }
 
-    /// Whether an exit is the stop that was asked for; unknown if it is neither that nor the
-    /// guest's own `out 0x80`, which comes after it.
+    /// Whether an exit is the stop that was asked for. A stop elsewhere is none: where ring 3 runs
+    /// on the bare CPU, the trap goes to the guest's handler, and that is what is stepped.
     private static func answer(_ exit: Exit?, pc: Int) -> Probed {
         switch exit {
         case .debug(let stop) where stop.pc == address(pc): .yes
         case .io(let io) where io.port == 0x80 || io.port == ProbeGuest.faultPort: .no
-        case .internalError: .no
+        case .debug, .internalError: .no
         default: .unknown
         }
     }

@@ -9,8 +9,8 @@ enum EventProbes {
         let handler = ProbeGuest.code + 0x100
         // out 0x81, al; hlt
         guest.memory.write([0xE6, 0x81, 0xF4], at: handler)
-        // IOPL 0: the handler's OUT faults if it is still in ring 3.
-        var cpu = try guest.userModeCPU(cpuid: cpuid, rflags: 2)
+        // Port 0x81 is closed to ring 3: the handler's OUT faults if it is still there.
+        var cpu = try guest.userModeCPU(cpuid: cpuid)
         let refused = try cpu.writeMSRs([
             MSRValue(index: 0xC000_0081, value: 0x18 << 48 | 0x08 << 32),
             MSRValue(index: 0xC000_0082, value: UInt64(handler)),

@@ -145,7 +145,8 @@ extension HostBehaviour {
                     continue
                 }
                 facts.append(
-                    HostFact("kvm.rip.\(prefix)\(name)", phases[keyPath: path].rawValue, .behaviour))
+                    HostFact("kvm.rip.\(prefix)\(name)", phases[keyPath: path].rawValue, .behaviour)
+                )
             }
         }
         let answers: [(String, Probed, HostFact.Weight)] = [

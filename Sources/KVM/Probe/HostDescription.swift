@@ -6,7 +6,8 @@ internal import Machine
 enum HostDescription {
     static func facts(_ hypervisor: borrowing Hypervisor) -> [HostFact] {
         [
-            HostFact("host.kernel", readLine("/proc/sys/kernel/osrelease") ?? "unknown", .description),
+            HostFact(
+                "host.kernel", readLine("/proc/sys/kernel/osrelease") ?? "unknown", .description),
             HostFact("host.cpu.vendor", vendor, .description),
             HostFact("host.cpu.model", model, .description),
             HostFact("host.hypervisor", outerHypervisor, .description),

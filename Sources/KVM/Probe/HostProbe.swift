@@ -46,21 +46,42 @@ public struct HostProbe: Sendable {
         attempt { () throws(KVMError) in try PhaseProbes.real(hypervisor, supported, &seen) }
         attempt { () throws(KVMError) in try PhaseProbes.ring0(hypervisor, supported, &seen) }
         attempt { () throws(KVMError) in try PhaseProbes.ring3(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try PhaseProbes.repeatedRing0(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try PhaseProbes.repeatedRing3(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try PhaseProbes.repeatedReal(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try PhaseProbes.pageCrossing(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try RegisterProbes.synchronised(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try RegisterProbes.writeAfterOutRing0(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try RegisterProbes.writeAfterOutRing3(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try RegisterProbes.immediateExit(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try RegisterProbes.instructionCounter(hypervisor, supported, &seen) }
+        attempt { () throws(KVMError) in try PhaseProbes.repeatedRing0(hypervisor, supported, &seen)
+        }
+        attempt { () throws(KVMError) in try PhaseProbes.repeatedRing3(hypervisor, supported, &seen)
+        }
+        attempt { () throws(KVMError) in try PhaseProbes.repeatedReal(hypervisor, supported, &seen)
+        }
+        attempt { () throws(KVMError) in try PhaseProbes.pageCrossing(hypervisor, supported, &seen)
+        }
+        attempt { () throws(KVMError) in
+            try RegisterProbes.synchronised(hypervisor, supported, &seen)
+        }
+        attempt { () throws(KVMError) in
+            try RegisterProbes.writeAfterOutRing0(hypervisor, supported, &seen)
+        }
+        attempt { () throws(KVMError) in
+            try RegisterProbes.writeAfterOutRing3(hypervisor, supported, &seen)
+        }
+        attempt { () throws(KVMError) in
+            try RegisterProbes.immediateExit(hypervisor, supported, &seen)
+        }
+        attempt { () throws(KVMError) in
+            try RegisterProbes.instructionCounter(hypervisor, supported, &seen)
+        }
         attempt { () throws(KVMError) in try RegisterProbes.dirtyLog(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try RegisterProbes.msrFilter(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try RegisterProbes.emulationFailure(hypervisor, supported, &seen) }
+        attempt { () throws(KVMError) in try RegisterProbes.msrFilter(hypervisor, supported, &seen)
+        }
+        attempt { () throws(KVMError) in
+            try RegisterProbes.emulationFailure(hypervisor, supported, &seen)
+        }
         attempt { () throws(KVMError) in try RegisterProbes.xsave(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try DebugProbes.breakpointRing0(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try DebugProbes.breakpointRing3(hypervisor, supported, &seen) }
+        attempt { () throws(KVMError) in
+            try DebugProbes.breakpointRing0(hypervisor, supported, &seen)
+        }
+        attempt { () throws(KVMError) in
+            try DebugProbes.breakpointRing3(hypervisor, supported, &seen)
+        }
         attempt { () throws(KVMError) in try DebugProbes.watchpoint(hypervisor, supported, &seen) }
         attempt { () throws(KVMError) in try DebugProbes.stepRing0(hypervisor, supported, &seen) }
         attempt { () throws(KVMError) in try DebugProbes.stepRing3(hypervisor, supported, &seen) }
@@ -72,6 +93,8 @@ public struct HostProbe: Sendable {
         attempt { () throws(KVMError) in try EventProbes.interrupt(hypervisor, supported, &seen) }
         attempt { () throws(KVMError) in try CPUIDProbes.honoured(hypervisor, supported, &seen) }
         attempt { () throws(KVMError) in try CPUIDProbes.unhideable(hypervisor, supported, &seen) }
-        attempt { () throws(KVMError) in try InstructionProbes.unemulated(hypervisor, supported, &seen) }
+        attempt { () throws(KVMError) in
+            try InstructionProbes.unemulated(hypervisor, supported, &seen)
+        }
     }
 }

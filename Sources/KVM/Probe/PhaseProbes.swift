@@ -94,7 +94,9 @@ enum PhaseProbes {
     ) throws(KVMError) {
         let steps =
             io(outs: [0x26, 0x6E]) + mmio(read: [0xA0, 0, 0], write: [0xA2, 0, 0]) + privileged
-        let guest = try ProbeGuest(hypervisor, code: steps.flatMap(\.bytes))
+        let guest = try ProbeGuest(
+            hypervisor, code: steps.flatMap(\.bytes),
+            byteCount: ProbeGuest.realModeByteCount)
         if guest.machine.check(.msrFilter) > 0 {
             try guest.machine.setMSRFilter([MSRFilterRange(first: msr)])
         }

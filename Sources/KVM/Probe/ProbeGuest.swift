@@ -8,6 +8,8 @@ internal import Machine
 /// hosts.
 struct ProbeGuest: ~Copyable {
     static let byteCount = 2 << 20
+    /// RAM of a guest in real mode, whose DS is over what follows.
+    static let realModeByteCount = 0x80000
     /// Where code for ring 0 and for real mode starts.
     static let code = 0x8000
     /// Where code for ring 3 starts.
@@ -22,6 +24,7 @@ struct ProbeGuest: ~Copyable {
     private static let pageTables = 0x2000
     private static let gdt = 0x5000
     private static let tss = 0x5100
+    private static let tssLimit = 0x168
     private static let idt = 0x6000
     private static let stack: UInt64 = 0x8000
     private static let handlers = 0x9000
@@ -32,9 +35,9 @@ struct ProbeGuest: ~Copyable {
 
     init(
         _ hypervisor: borrowing Hypervisor, code: [UInt8] = [], userCode: [UInt8] = [],
-        flags: MemorySlotFlags = []
+        byteCount: Int = Self.byteCount, flags: MemorySlotFlags = []
     ) throws(KVMError) {
-        let memory = try ScratchMemory(byteCount: Self.byteCount)
+        let memory = try ScratchMemory(byteCount: byteCount)
         memory.write(code, at: Self.code)
         memory.write(userCode, at: Self.userCode)
         Self.writeTables(memory)
@@ -65,13 +68,17 @@ struct ProbeGuest: ~Copyable {
         let descriptors: [UInt64] = [
             0, 0x00AF_9A00_0000_FFFF, 0x00CF_9200_0000_FFFF, 0x00CF_FA00_0000_FFFF,
             0x00CF_F200_0000_FFFF, 0x00AF_FA00_0000_FFFF,
-            0x0000_8B00_0000_0067 | UInt64(tss) << 16, 0,
+            0x0000_8B00_0000_0000 | UInt64(tssLimit) | UInt64(tss) << 16, 0,
         ]
         for (index, descriptor) in descriptors.enumerated() {
             memory.write64(descriptor, at: gdt + index * 8)
         }
-        // RSP0 of the TSS.
+        // RSP0, and a bitmap that opens ports below 0x800 to ring 3 except 0x81: not every host
+        // keeps an IOPL that IRETQ loads (Intel SDM vol. 1, 19.5.2).
         memory.write64(stack, at: tss + 4)
+        memory.write([0x68, 0], at: tss + 0x66)
+        memory.write([2], at: tss + 0x68 + 0x81 / 8)
+        memory.write([0xFF], at: tss + tssLimit)
         for vector in 0..<256 {
             let handler = handlers + vector * 8
             memory.write([0xB0, UInt8(vector), 0xE6, UInt8(faultPort), 0xF4], at: handler)
@@ -81,7 +88,8 @@ struct ProbeGuest: ~Copyable {
         }
     }
 
-    /// A CPU in real mode at ``code``, with ES = 0 and DS over memory-less 0xA0000.
+    /// A CPU in real mode at ``code``, with ES = 0 and DS over 0xA0000, where a guest of
+    /// ``realModeByteCount`` has no memory.
     func realModeCPU(
         cpuid: [CPUIDEntry] = [], _ set: (inout GeneralRegisters) -> Void = { _ in }
     ) throws(KVMError) -> SettledCPU {
@@ -108,7 +116,8 @@ struct ProbeGuest: ~Copyable {
         let data = Segment(limit: ~0, selector: 0x10, type: 0x3, db: true, g: true)
         for name in [SystemRegisters.SegmentName.ds, .es, .fs, .gs, .ss] { system[name] = data }
         system[.tr] = Segment(
-            base: UInt64(Self.tss), limit: 0x67, selector: 0x30, type: 0xB, s: false)
+            base: UInt64(Self.tss), limit: UInt32(Self.tssLimit), selector: 0x30, type: 0xB,
+            s: false)
         system[.ldt] = Segment(limit: 0, type: 2, present: false, s: false, unusable: true)
         system.gdt = DescriptorTable(base: UInt64(Self.gdt), limit: 0x3F)
         system.idt = DescriptorTable(base: UInt64(Self.idt), limit: 0xFFF)
@@ -121,15 +130,13 @@ struct ProbeGuest: ~Copyable {
         return cpu
     }
 
-    /// A CPU in 64-bit mode that enters ring 3 at ``userCode`` by IRETQ as its first instruction;
-    /// IOPL is 3.
+    /// A CPU in 64-bit mode that enters ring 3 at ``userCode`` by IRETQ as its first instruction.
     func userModeCPU(
-        cpuid: [CPUIDEntry], rflags: UInt64 = 0x3002,
-        _ set: (inout GeneralRegisters) -> Void = { _ in }
+        cpuid: [CPUIDEntry], _ set: (inout GeneralRegisters) -> Void = { _ in }
     ) throws(KVMError) -> SettledCPU {
         memory.write([0x48, 0xCF], at: Self.code)
         let frame = Int(Self.stack) - 0x100
-        let words: [UInt64] = [UInt64(Self.userCode), 0x2B, rflags, Self.userStack, 0x23]
+        let words: [UInt64] = [UInt64(Self.userCode), 0x2B, 2, Self.userStack, 0x23]
         for (index, word) in words.enumerated() { memory.write64(word, at: frame + index * 8) }
         return try longModeCPU(cpuid: cpuid) {
             set(&$0)
@@ -177,6 +184,12 @@ struct ProbeRun: ~Copyable {
         try timer.disarm()
         cpu.acknowledgeKick()
         return result
+    }
+
+    /// The CPU, settled; nil if something was pending that made a further exit.
+    consuming func settled() throws(KVMError) -> SettledCPU? {
+        guard case .settled(let cpu) = try cpu.settle() else { return nil }
+        return cpu
     }
 
     /// The vector, if the exit is that of an exception handler of the probe guest.
