@@ -4,10 +4,17 @@ internal import Glibc
 ///
 /// One write(2) per 64 KiB; nothing is kept back at ``flush()``. A failed write is remembered and
 /// makes every later one a no-op, so that a loop over a million exits needs one check, at its end.
+@safe
 public final class OutputStream {
-    private var buffer: [UInt8] = []
+    /// Bytes that are not flushed yet: `count` of them, with room for `capacity`.
+    ///
+    /// An Array would do, at several times the cost of appending; exports append tens of times
+    /// an exit.
+    private var base: UnsafeMutablePointer<UInt8>
+    private var count = 0
+    private var capacity: Int
     private let descriptor: Int32?
-    private static let capacity = 1 << 16
+    private static let flushSize = 1 << 16
 
     /// The errno of the first write that failed; 0 while all is well.
     public private(set) var failure: Int32 = 0
@@ -16,85 +23,146 @@ public final class OutputStream {
     public var hasFailed: Bool { failure != 0 }
 
     /// Writes to a descriptor that stays the caller's to close.
-    public init(descriptor: Int32) {
-        self.descriptor = descriptor
-        buffer.reserveCapacity(Self.capacity + 4096)
+    public convenience init(descriptor: Int32) {
+        self.init(descriptor, capacity: Self.flushSize + 4096)
     }
 
     /// Keeps everything in memory, for tests and for text that is measured before it is shown.
-    public init() { descriptor = nil }
+    public convenience init() { self.init(nil, capacity: 256) }
+
+    private init(_ descriptor: Int32?, capacity: Int) {
+        self.descriptor = descriptor
+        self.capacity = capacity
+        // SAFETY: owned here, freed in deinit.
+        unsafe base = .allocate(capacity: capacity)
+    }
+
+    deinit {
+        // SAFETY: allocated by init or `grow`; bytes need no deinitialisation.
+        unsafe base.deallocate()
+    }
 
     /// What was written and is not yet flushed; everything, for a stream in memory.
-    public var bytes: [UInt8] { buffer }
+    public var bytes: [UInt8] {
+        // SAFETY: `count` bytes were written.
+        unsafe Array(UnsafeBufferPointer(start: base, count: count))
+    }
 
     /// ``bytes`` as text.
-    public var text: String { String(decoding: buffer, as: UTF8.self) }
+    public var text: String { String(decoding: bytes, as: UTF8.self) }
+
+    /// Makes room for `extra` bytes and returns where they go; `count` is the caller's to raise.
+    @inline(__always)
+    private func reserve(_ extra: Int) -> UnsafeMutablePointer<UInt8> {
+        if capacity - count < extra { makeRoom(extra) }
+        // SAFETY: within the capacity.
+        return unsafe base + count
+    }
+
+    @inline(never)
+    private func makeRoom(_ extra: Int) {
+        if descriptor != nil { flush() }
+        guard capacity - count < extra else { return }
+        let newCapacity = max(capacity * 2, count + extra)
+        // SAFETY: the old memory holds `count` bytes, the new one more.
+        let newBase = UnsafeMutablePointer<UInt8>.allocate(capacity: newCapacity)
+        unsafe newBase.update(from: base, count: count)
+        unsafe base.deallocate()
+        unsafe base = newBase
+        capacity = newCapacity
+    }
 
     /// Appends text.
     @inline(__always)
     public func write(_ text: StaticString) {
-        // SAFETY: a StaticString with a pointer representation is valid for the whole program.
-        if text.hasPointerRepresentation {
-            unsafe buffer.append(
-                contentsOf: UnsafeBufferPointer(
-                    start: text.utf8Start, count: text.utf8CodeUnitCount))
-        } else {
-            buffer.append(contentsOf: String(text.unicodeScalar).utf8)
+        guard text.hasPointerRepresentation else {
+            write(String(text.unicodeScalar))
+            return
         }
-        flushIfFull()
+        // SAFETY: the text is valid for the whole program, and `reserve` made room for it.
+        let length = text.utf8CodeUnitCount
+        unsafe reserve(length).update(from: text.utf8Start, count: length)
+        count += length
     }
 
     /// Appends text.
     public func write(_ text: String) {
-        buffer.append(contentsOf: text.utf8)
-        flushIfFull()
+        var text = text
+        // SAFETY: the buffer is alive through the call.
+        text.withUTF8 { unsafe write($0) }
+    }
+
+    /// Appends bytes as they are.
+    public func write(bytes: [UInt8]) {
+        // SAFETY: the buffer is alive through the call.
+        unsafe bytes.withUnsafeBufferPointer { unsafe write($0) }
     }
 
     /// Appends bytes as they are.
     public func write(bytes: some Sequence<UInt8>) {
-        buffer.append(contentsOf: bytes)
-        flushIfFull()
+        for byte in bytes { write(byte: byte) }
+    }
+
+    private func write(_ bytes: UnsafeBufferPointer<UInt8>) {
+        guard let source = bytes.baseAddress else { return }
+        // SAFETY: `reserve` made room for `bytes.count` bytes.
+        unsafe reserve(bytes.count).update(from: source, count: bytes.count)
+        count += bytes.count
     }
 
     /// Appends one byte.
     @inline(__always)
-    public func write(byte: UInt8) { buffer.append(byte) }
+    public func write(byte: UInt8) {
+        // SAFETY: `reserve` made room for it.
+        unsafe reserve(1).pointee = byte
+        count += 1
+    }
 
     /// Appends a number in decimal.
     public func write(decimal value: UInt64) {
-        var digits: InlineArray<20, UInt8> = InlineArray(repeating: 0)
+        var length = 1
+        var power: UInt64 = 10
+        while value >= power {
+            length += 1
+            let (next, overflow) = power.multipliedReportingOverflow(by: 10)
+            if overflow { break }
+            power = next
+        }
+        // SAFETY: 20 bytes hold every number; `length` is exact.
+        let to = unsafe reserve(20)
         var rest = value
-        var at = 20
-        repeat {
+        var at = length
+        while at > 0 {
             at -= 1
             let (quotient, remainder) = rest.quotientAndRemainder(dividingBy: 10)
-            digits[at] = 0x30 + UInt8(remainder)
+            unsafe to[at] = 0x30 + UInt8(truncatingIfNeeded: remainder)
             rest = quotient
-        } while rest != 0
-        for index in at..<20 { buffer.append(digits[index]) }
+        }
+        count += length
     }
 
     /// Appends a number in lower-case hexadecimal, padded with zeros to at least `digits`.
     public func write(hex value: UInt64, digits: Int = 1) {
-        let needed = max(1, (67 - value.leadingZeroBitCount) / 4)
-        for index in stride(from: max(needed, digits) - 1, through: 0, by: -1) {
-            let nibble = index > 15 ? 0 : UInt8(value >> UInt64(index * 4) & 0xF)
-            buffer.append(nibble < 10 ? 0x30 + nibble : 0x57 + nibble)
+        let length = max(max(1, (67 - value.leadingZeroBitCount) / 4), digits)
+        // SAFETY: `reserve` made room for `length` bytes.
+        let to = unsafe reserve(length)
+        for index in 0..<length {
+            let shift = (length - 1 - index) * 4
+            let nibble = shift > 60 ? 0 : UInt8(truncatingIfNeeded: value >> UInt64(shift)) & 0xF
+            unsafe to[index] = nibble < 10 ? 0x30 + nibble : 0x57 + nibble
         }
+        count += length
     }
 
     /// Hands everything to the kernel.
     public func flush() {
         guard let descriptor else { return }
         var start = 0
-        while start < buffer.count, failure == 0 {
-            // SAFETY: the range lies within the array, which is alive through the call.
-            let count = unsafe buffer.withUnsafeBytes {
-                unsafe Glibc.write(
-                    descriptor, $0.baseAddress.map { unsafe $0 + start }, $0.count - start)
-            }
-            if count >= 0 {
-                start += count
+        while start < count, failure == 0 {
+            // SAFETY: the range lies within the bytes that were written.
+            let written = unsafe Glibc.write(descriptor, base + start, count - start)
+            if written >= 0 {
+                start += written
             } else if errno == EAGAIN {
                 var poll = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
                 // SAFETY: one descriptor, counted as one.
@@ -103,10 +171,6 @@ public final class OutputStream {
                 failure = errno
             }
         }
-        buffer.removeAll(keepingCapacity: true)
-    }
-
-    private func flushIfFull() {
-        if buffer.count >= Self.capacity { flush() }
+        count = 0
     }
 }

@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 
 @testable import Analysis
@@ -37,4 +38,42 @@ import Testing
         stream.write(" ")
     }
     #expect(stream.text == "0 0000 0f 10 ffffffffffffffff ")
+}
+
+@Test func decimalsOfEveryLength() {
+    let stream = OutputStream()
+    var value: UInt64 = 0
+    var expected = ""
+    for _ in 0..<21 {
+        stream.write(decimal: value)
+        expected += String(value)
+        value = value &* 10 &+ 9
+    }
+    for value in [9, 10, 99, 100, UInt64.max, UInt64.max / 10, 10_000_000_000_000_000_000] {
+        stream.write(decimal: value)
+        expected += String(value)
+    }
+    #expect(stream.text == expected)
+}
+
+@Test func streamsWriteEverythingToTheirDescriptor() throws {
+    let directory = try TemporaryDirectory()
+    let path = "\(directory.path)/out"
+    let descriptor = open(path, O_CREAT | O_WRONLY, 0o600)
+    let stream = OutputStream(descriptor: descriptor)
+    var expected = ""
+    for number in 0..<30_000 {
+        stream.write("line \(number)\n")
+        expected += "line \(number)\n"
+    }
+    stream.write(String(repeating: "x", count: 200_000))
+    expected += String(repeating: "x", count: 200_000)
+    stream.flush()
+    close(descriptor)
+    #expect(!stream.hasFailed)
+    #expect(readText(path) == expected)
+    let broken = OutputStream(descriptor: -1)
+    broken.write("lost")
+    broken.flush()
+    #expect(broken.failure == EBADF)
 }
