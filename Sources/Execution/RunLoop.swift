@@ -53,6 +53,13 @@ public struct RunLoop: ~Copyable {
     ) throws(ExecutionError) -> LoopOutcome
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         guard exitLimit > 0 else { return .exitLimit }
+        // A tape may end before the first exit: a guest that never exits was cut off, or the
+        // recorder was killed. Such a guest must not be entered, for it would not come back.
+        switch try side.verdict(natural: nil) {
+        case .go: break
+        case .end(let ending): return .ended(ending)
+        case .endOfTape: return .endOfTape
+        }
         while true {
             let entered = HostThread.timestamp()
             let result: RunResult
