@@ -215,6 +215,17 @@ public struct RunLoop: ~Copyable {
         }
     }
 
+    /// Reasons whose payload KVM documents and vmtape decodes: an exit of one of them that could not
+    /// be decoded is no exit of an unknown kind, and cannot be recorded as one.
+    private static func hasPayloadOfItsOwn(_ reason: ExitReason) -> Bool {
+        switch reason {
+        case .io, .mmio, .rdmsr, .wrmsr, .hypercall, .internalError, .failEntry, .systemEvent,
+            .exception, .debug:
+            true
+        default: false
+        }
+    }
+
     /// Exits that nobody answers: the guest stops, or the run ends with them.
     @inline(never)
     private mutating func reportUnanswered<CPU, Side>(
@@ -238,6 +249,11 @@ public struct RunLoop: ~Copyable {
         case .systemEvent(let event):
             words = event.data
             wordCount = event.count
+        case .hypercall(let call):
+            for index in 0..<6 { words[index] = call.arguments[index] }
+            wordCount = 6
+        case .other(let reason) where Self.hasPayloadOfItsOwn(reason):
+            throw .kvm(.malformed("KVM_EXIT \(reason.name) with a payload that is none"))
         default: break
         }
         return try unsafe withUnsafeBytes(of: &words) { words throws(ExecutionError) -> Bool in
@@ -254,6 +270,12 @@ public struct RunLoop: ~Copyable {
                 unsafe detail = .failEntry(hardwareReason: hardwareReason, cpu: 0)
             case .exception(let vector, let errorCode):
                 unsafe detail = .exception(vector: vector, errorCode: errorCode)
+            case .debug(let stop):
+                unsafe detail = .debug(
+                    exception: stop.exception, pc: stop.pc.rawValue, dr6: stop.dr6, dr7: stop.dr7)
+            case .hypercall(let call):
+                unsafe detail = .hypercall(
+                    number: call.number, isLongMode: call.isLongMode, arguments: data)
             case .hlt, .shutdown:
                 unsafe detail = .plain(exit.reason)
             default:
