@@ -45,15 +45,24 @@ public enum PageWalk {
                     from: UnsafeRawBufferPointer(start: host, count: entryBytes))
             }
             guard entry & EntryBits.present != 0 else { return nil }
-            let isLeaf = level == 0 || (level <= 2 && !(levels == 3 && level == 2)
-                && entry & EntryBits.pageSize != 0)
+            // Large pages: 4 MiB need CR4.PSE; PAE has none at its top level, and 4- and 5-level
+            // paging have them up to 1 GiB.
+            let hasLargePages =
+                switch levels {
+                case 2: system[.cr4] & ControlBits.pse != 0
+                case 3: level == 1
+                default: level <= 2
+                }
+            let isLeaf = level == 0 || hasLargePages && entry & EntryBits.pageSize != 0
             guard isLeaf else {
                 table = entry & addressMask
                 continue
             }
             let size = UInt64(1) << UInt64(shift)
             let offset = linear & (size - 1)
-            let frame = entry & addressMask & ~(size - 1)
+            var frame = entry & addressMask & ~(size - 1)
+            // PSE-36: bits 20-13 of a 4 MiB page's entry are bits 39-32 of its address.
+            if levels == 2, level == 1 { frame |= (entry >> 13 & 0xFF) << 32 }
             return (GuestPhysicalAddress(frame | offset), Int(size - offset))
         }
         return nil
@@ -95,6 +104,7 @@ public enum PageWalk {
 /// Bits of CR0, CR4 and EFER that translation depends on (Intel SDM vol. 3, 2.5 and 2.2.1).
 enum ControlBits {
     static let paging: UInt64 = 1 << 31
+    static let pse: UInt64 = 1 << 4
     static let pae: UInt64 = 1 << 5
     static let la57: UInt64 = 1 << 12
     static let longModeActive: UInt64 = 1 << 10

@@ -53,6 +53,13 @@ public struct RunLoop: ~Copyable {
     ) throws(ExecutionError) -> LoopOutcome
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         guard exitLimit > 0 else { return .exitLimit }
+        // A tape may end before the first exit: a guest that never exits was cut off, or the
+        // recorder was killed. Such a guest must not be entered, for it would not come back.
+        switch try side.verdict(natural: nil) {
+        case .go: break
+        case .end(let ending): return .ended(ending)
+        case .endOfTape: return .endOfTape
+        }
         while true {
             let entered = HostThread.timestamp()
             let result: RunResult
@@ -208,6 +215,17 @@ public struct RunLoop: ~Copyable {
         }
     }
 
+    /// Reasons whose payload KVM documents and vmtape decodes: an exit of one of them that could not
+    /// be decoded is no exit of an unknown kind, and cannot be recorded as one.
+    private static func hasPayloadOfItsOwn(_ reason: ExitReason) -> Bool {
+        switch reason {
+        case .io, .mmio, .rdmsr, .wrmsr, .hypercall, .internalError, .failEntry, .systemEvent,
+            .exception, .debug:
+            true
+        default: false
+        }
+    }
+
     /// Exits that nobody answers: the guest stops, or the run ends with them.
     @inline(never)
     private mutating func reportUnanswered<CPU, Side>(
@@ -231,6 +249,11 @@ public struct RunLoop: ~Copyable {
         case .systemEvent(let event):
             words = event.data
             wordCount = event.count
+        case .hypercall(let call):
+            for index in 0..<6 { words[index] = call.arguments[index] }
+            wordCount = 6
+        case .other(let reason) where Self.hasPayloadOfItsOwn(reason):
+            throw .kvm(.malformed("KVM_EXIT \(reason.name) with a payload that is none"))
         default: break
         }
         return try unsafe withUnsafeBytes(of: &words) { words throws(ExecutionError) -> Bool in
@@ -247,6 +270,12 @@ public struct RunLoop: ~Copyable {
                 unsafe detail = .failEntry(hardwareReason: hardwareReason, cpu: 0)
             case .exception(let vector, let errorCode):
                 unsafe detail = .exception(vector: vector, errorCode: errorCode)
+            case .debug(let stop):
+                unsafe detail = .debug(
+                    exception: stop.exception, pc: stop.pc.rawValue, dr6: stop.dr6, dr7: stop.dr7)
+            case .hypercall(let call):
+                unsafe detail = .hypercall(
+                    number: call.number, isLongMode: call.isLongMode, arguments: data)
             case .hlt, .shutdown:
                 unsafe detail = .plain(exit.reason)
             default:
