@@ -123,9 +123,11 @@ public struct FrameReader: ~Copyable {
             case .completion(let range):
                 frame.eventMask |= 1 << 1
                 frame.events.append(.completion(cursor.changes(range)))
-            case .interruption(let interruption):
+            case .interruption:
                 frame.eventMask |= 1 << 2
-                frame.events.append(.interruption(interruption))
+                if let interruption = cursor.interruption {
+                    frame.events.append(.interruption(interruption))
+                }
             case .deviceWrite(let address, let range):
                 frame.eventMask |= 1 << 3
                 frame.events.append(.deviceWrite(address: address, bytes: cursor.array(range)))

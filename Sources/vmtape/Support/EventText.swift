@@ -12,8 +12,7 @@ enum EventText {
             return what(exit.detail, row) + (address.map { "  \($0)" } ?? "")
         case .answer(_, let data): return "-> " + bytes(data, row)
         case .completion: return "completion"
-        case .interruption(let interruption):
-            return "interruption, vector \(interruption.vector)"
+        case .interruption(_, let vector, _, _): return "interruption, vector \(vector)"
         case .deviceWrite(let address, let data):
             return "device write of \(data.count) bytes at 0x"
                 + RunText.hex(address.rawValue, digits: 1)
