@@ -82,7 +82,7 @@ public struct ReplaySession: ~Copyable {
 
     private static func refusal(_ differences: [HostFacts.Difference], _ path: String) -> String {
         let shown = differences.prefix(3).map {
-            "\($0.name) is \($0.here ?? "unknown") here and \($0.there ?? "unknown") there"
+            "\($0.name) is \($0.here) here and \($0.there) there"
         }
         let more = differences.count > 3 ? " and \(differences.count - 3) more" : ""
         return "\(path): recorded on a host that behaves differently: "
@@ -178,8 +178,7 @@ public struct ReplaySession: ~Copyable {
         for difference in hostDifferences.prefix(4) {
             causes.append(
                 "this host behaves differently: \(difference.name) is "
-                    + "\(difference.here ?? "unknown") here and \(difference.there ?? "unknown") "
-                    + "in the recording")
+                    + "\(difference.here) here and \(difference.there) in the recording")
         }
         if let leaf = firstCPUIDDifference() {
             causes.append(

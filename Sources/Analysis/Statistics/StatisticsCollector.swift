@@ -223,16 +223,16 @@ public struct StatisticsCollector {
         case .deviceWrite(_, let data):
             result.deviceWriteCount &+= 1
             result.deviceWriteBytes &+= UInt64(data.count)
-        case .interruption(let interruption):
-            let key = UInt64(interruption.kind.rawValue) << 8 | UInt64(interruption.vector)
+        case .interruption(let kind, let vector, _, let isInMidFlight):
+            let key = UInt64(kind.rawValue) << 8 | UInt64(vector)
             let index = interruptions[key] ?? result.interruptions.count
             if index == result.interruptions.count {
                 interruptions[key] = index
-                let plain = Interruption(interruption.kind, vector: interruption.vector)
+                let plain = Interruption(kind, vector: vector)
                 result.interruptions.append(.init(label: plain.text, count: 0, inMidFlight: 0))
             }
             result.interruptions[index].count &+= 1
-            if interruption.landmark != nil { result.interruptions[index].inMidFlight &+= 1 }
+            if isInMidFlight { result.interruptions[index].inMidFlight &+= 1 }
         case .start, .exit, .answer, .end: break
         }
     }
