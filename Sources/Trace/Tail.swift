@@ -56,7 +56,8 @@ struct Tail: Sendable {
         for var slot in found where slot.ordinal >= ordinal {
             if slot.ordinal != ordinal || slot.firstExit != exit {
                 guard slot.firstExit >= exit else {
-                    damages.append(Damage(nil, "a slot of the side file does not follow the one before"))
+                    damages.append(
+                        Damage(nil, "a slot of the side file does not follow the one before"))
                     break
                 }
                 damages.append(
