@@ -280,6 +280,13 @@ public struct TraceWriter: ~Copyable {
         return summary
     }
 
+    /// Gives the recording up and removes its files: for a run that never began.
+    public consuming func discard() {
+        let partial = Paths.partial(path)
+        Paths.remove(partial)
+        Paths.remove(Paths.tail(ofPartial: partial))
+    }
+
     // MARK: Slots
 
     /// Makes sure that a frame of any length fits the open slot; returns where its body goes.

@@ -23,6 +23,25 @@ import Testing
         guard case .shutdown = try cpu.exit() else { throw Unexpected(what: "no shutdown") }
     }
 
+    @Test("CR8 that was written is what the guest reads", arguments: [false, true])
+    func cr8(second: Bool) throws {
+        // mov rax, cr8; out 0x80, al
+        var guest = try ProbeGuest(hypervisor.value, code: [0x44, 0x0F, 0x20, 0xC0, 0xE6, 0x80])
+        var idle = try guest.longModeCPU(cpuid: cpuid)
+        if second {
+            var system = try idle.systemRegisters2()
+            system.words[SystemRegisters.ControlName.cr8.rawValue] = 5
+            try idle.setSystemRegisters2(system)
+        } else {
+            var system = try idle.systemRegisters()
+            system[.cr8] = 5
+            try idle.setSystemRegisters(system)
+        }
+        var cpu = idle.begin()
+        _ = try cpu.io()
+        #expect(cpu.registers[.rax] == 5 && cpu.systemRegisters[.cr8] == 5 && cpu.cr8 == 5)
+    }
+
     @Test("A breakpoint and a step stop where they should, and off means off")
     func debug() throws {
         // nop; nop; nop; out 0x80, al; hlt

@@ -279,6 +279,11 @@ import Testing
     Paths.remove(path)
     _ = try writer.finish(maker.end(), memory: nil)
 
+    Paths.remove(path)
+    try TraceWriter(path: path, header: sampleHeader()).discard()
+    #expect(PathKind(path + ".partial") == .nothing)
+    #expect(PathKind(path + ".partial-tail") == .nothing)
+
     do throws(TraceError) {
         _ = try TraceWriter(path: "/nowhere/at/all", header: sampleHeader())
         Issue.record("a trace in a directory that does not exist")
