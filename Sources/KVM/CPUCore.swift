@@ -10,6 +10,8 @@ struct CPUCore: ~Copyable {
     let page: RunPage
     /// What KVM copies to the run page by itself.
     let synchronised: SynchronisedRegisters
+    /// Whether registers must be fetched after each run.
+    let isFetching: Bool
     /// The size of the XSAVE area in bytes, at least 4096.
     let xsaveBytes: Int
     let hasXSAVE2: Bool
@@ -24,12 +26,14 @@ struct CPUCore: ~Copyable {
         unsafe page = mapping.page
         self.descriptor = descriptor
         self.synchronised = synchronised
+        isFetching = !synchronised.isSuperset(of: [.general, .system])
         self.xsaveBytes = xsaveBytes
         self.hasXSAVE2 = hasXSAVE2
         unsafe ckvm_set_sync_valid(page.run, synchronised.rawValue)
     }
 
-    /// Fetches what KVM does not synchronise, so that the page holds registers on every host.
+    /// Fetches registers that KVM does not synchronise, so that the page holds them on every host.
+    /// Pending events are fetched when they are asked for.
     @inline(never)
     func fetchUnsynchronised() throws(KVMError) {
         // SAFETY: the areas of the page have the sizes that the kernel writes.
@@ -40,10 +44,6 @@ struct CPUCore: ~Copyable {
         if !synchronised.contains(.system) {
             try KVMError.check(
                 unsafe ckvm_get_sregs(descriptor.number, page.systemRegisters), "KVM_GET_SREGS")
-        }
-        if !synchronised.contains(.events) {
-            try KVMError.check(
-                unsafe ckvm_get_vcpu_events(descriptor.number, page.events), "KVM_GET_VCPU_EVENTS")
         }
     }
 

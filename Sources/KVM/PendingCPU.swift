@@ -41,7 +41,7 @@ public struct PendingCPU: ~Copyable {
         if result != 0 {
             guard try isFault(result) else { return .interrupted }
         }
-        if core.synchronised != .all { try core.fetchUnsynchronised() }
+        if core.isFetching { try core.fetchUnsynchronised() }
         return .exit(unsafe core.page.decodeExit())
     }
 
@@ -66,7 +66,7 @@ public struct PendingCPU: ~Copyable {
             return true
         default: throw KVMError.failure(result, "KVM_RUN")
         }
-        if core.synchronised != .all { try core.fetchUnsynchronised() }
+        if core.isFetching { try core.fetchUnsynchronised() }
         return false
     }
 
@@ -85,7 +85,7 @@ public struct PendingCPU: ~Copyable {
         if result != 0, try !isFault(result) {
             return .settled(SettledCPU(core: core))
         }
-        if core.synchronised != .all { try core.fetchUnsynchronised() }
+        if core.isFetching { try core.fetchUnsynchronised() }
         let exit = unsafe core.page.decodeExit()
         return .exit(exit, self)
     }
@@ -128,8 +128,15 @@ public struct PendingCPU: ~Copyable {
         unsafe UnsafePointer(core.page.systemRegisters)
     }
 
-    /// Pending events at the last exit.
-    public var events: VCPUEvents { unsafe core.page.events.pointee }
+    /// Pending events at the last exit: from the run page where KVM synchronises them, else by
+    /// KVM_GET_VCPU_EVENTS.
+    public func events() throws(KVMError) -> VCPUEvents {
+        if core.synchronised.contains(.events) { return unsafe core.page.events.pointee }
+        var value = VCPUEvents()
+        try KVMError.check(
+            unsafe ckvm_get_vcpu_events(core.descriptor.number, &value), "KVM_GET_VCPU_EVENTS")
+        return value
+    }
 
     /// Whether KVM would take an interrupt now. It can be true while an IN or the first half of
     /// an MMIO is pending: look again after settling.

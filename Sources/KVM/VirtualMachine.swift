@@ -113,8 +113,8 @@ public struct VirtualMachine: ~Copyable {
     /// Makes a CPU in the state after reset (KVM_CREATE_VCPU).
     ///
     /// - Parameter synchronisation: What KVM copies to the run page at every exit; cut to what
-    ///   the kernel can. What is left out is fetched by requests, exit by exit, where it is
-    ///   ``SynchronisedRegisters/general`` or ``SynchronisedRegisters/system``.
+    ///   the kernel can. What is left out is fetched by requests: registers exit by exit, events
+    ///   when they are asked for.
     public func createCPU(
         id: UInt32 = 0, synchronisation: SynchronisedRegisters = .all
     ) throws(KVMError) -> SettledCPU {

@@ -84,7 +84,7 @@ extension PendingCPU {
         #expect(unsafe cpu.registersPointer.pointee[.rbx] == 2)
         #expect(cpu.systemRegisters[.cs].limit == 0xFFFF)
         #expect(unsafe cpu.systemRegistersPointer.pointee[.ds].base == 0xA0000)
-        #expect(!cpu.events.isAnythingPending)
+        #expect(try !cpu.events().isAnythingPending)
         guard case .hlt = try cpu.exit() else { throw Unexpected(what: "no HLT") }
         #expect(cpu.registers.rip == 0x1009)
     }
