@@ -68,6 +68,13 @@ public struct ReplaySession: ~Copyable {
         let plan = try Self.plan(reader)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: plan, cpuid: reader.header.requestedCPUID)
+        if !options.isForced,
+            let leaf = Self.firstDifference(reader.header.observedCPUID, machine.observedCPUID)
+        {
+            throw .cannotReplay(
+                "\(reader.path): CPUID leaf 0x\(String(leaf, radix: 16)) shows guests something "
+                    + "else here than where it was recorded (--force replays anyway)")
+        }
         let cursor = try trace { () throws(TraceError) in try reader.tape() }
         let tape = try Tape(
             cursor, file: reader.path, registers: machine.registers,
@@ -82,7 +89,7 @@ public struct ReplaySession: ~Copyable {
 
     private static func refusal(_ differences: [HostFacts.Difference], _ path: String) -> String {
         let shown = differences.prefix(3).map {
-            "\($0.name) is \($0.here ?? "unknown") here and \($0.there ?? "unknown") there"
+            "\($0.name) is \($0.here) here and \($0.there) there"
         }
         let more = differences.count > 3 ? " and \(differences.count - 3) more" : ""
         return "\(path): recorded on a host that behaves differently: "
@@ -178,10 +185,11 @@ public struct ReplaySession: ~Copyable {
         for difference in hostDifferences.prefix(4) {
             causes.append(
                 "this host behaves differently: \(difference.name) is "
-                    + "\(difference.here ?? "unknown") here and \(difference.there ?? "unknown") "
-                    + "in the recording")
+                    + "\(difference.here) here and \(difference.there) in the recording")
         }
-        if let leaf = firstCPUIDDifference() {
+        if let leaf = Self.firstDifference(
+            reader.header.observedCPUID, machine.observedCPUID)
+        {
             causes.append(
                 "CPUID leaf 0x\(String(leaf, radix: 16)) shows the guest something else here")
         }
@@ -196,12 +204,10 @@ public struct ReplaySession: ~Copyable {
         return causes
     }
 
-    private func firstCPUIDDifference() -> UInt32? {
-        let recorded = reader.header.observedCPUID
-        let here = machine.observedCPUID
-        for (a, b) in zip(recorded, here) where a != b { return a.function }
-        guard recorded.count != here.count else { return nil }
-        return (recorded.count > here.count ? recorded : here)[min(recorded.count, here.count)]
-            .function
+    /// The first leaf in which two tables differ, nil where they are equal.
+    private static func firstDifference(_ a: [CPUIDEntry], _ b: [CPUIDEntry]) -> UInt32? {
+        for (mine, theirs) in zip(a, b) where mine != theirs { return mine.function }
+        guard a.count != b.count else { return nil }
+        return (a.count > b.count ? a : b)[min(a.count, b.count)].function
     }
 }

@@ -41,7 +41,7 @@ public struct PendingCPU: ~Copyable {
         if result != 0 {
             guard try isFault(result) else { return .interrupted }
         }
-        if core.isFetching { try core.fetchUnsynchronised() }
+        if !core.fetched.isEmpty { try core.fetch() }
         return .exit(unsafe core.page.decodeExit())
     }
 
@@ -66,7 +66,7 @@ public struct PendingCPU: ~Copyable {
             return true
         default: throw KVMError.failure(result, "KVM_RUN")
         }
-        if core.isFetching { try core.fetchUnsynchronised() }
+        if !core.fetched.isEmpty { try core.fetch() }
         return false
     }
 
@@ -85,7 +85,7 @@ public struct PendingCPU: ~Copyable {
         if result != 0, try !isFault(result) {
             return .settled(SettledCPU(core: core))
         }
-        if core.isFetching { try core.fetchUnsynchronised() }
+        if !core.fetched.isEmpty { try core.fetch() }
         let exit = unsafe core.page.decodeExit()
         return .exit(exit, self)
     }
@@ -109,6 +109,8 @@ public struct PendingCPU: ~Copyable {
 
     // MARK: What the page says
 
+    // Of what the CPU was not asked to synchronise, the page holds nothing of use.
+
     /// The registers at the last exit or interruption. Copies 144 bytes; see
     /// ``registersPointer``.
     public var registers: GeneralRegisters { unsafe core.page.registers.pointee }
@@ -128,15 +130,8 @@ public struct PendingCPU: ~Copyable {
         unsafe UnsafePointer(core.page.systemRegisters)
     }
 
-    /// Pending events at the last exit: from the run page where KVM synchronises them, else by
-    /// KVM_GET_VCPU_EVENTS.
-    public func events() throws(KVMError) -> VCPUEvents {
-        if core.synchronised.contains(.events) { return unsafe core.page.events.pointee }
-        var value = VCPUEvents()
-        try KVMError.check(
-            unsafe ckvm_get_vcpu_events(core.descriptor.number, &value), "KVM_GET_VCPU_EVENTS")
-        return value
-    }
+    /// Pending events at the last exit.
+    public var events: VCPUEvents { unsafe core.page.events.pointee }
 
     /// Whether KVM would take an interrupt now. It can be true while an IN or the first half of
     /// an MMIO is pending: look again after settling.
@@ -233,14 +228,15 @@ public struct PendingCPU: ~Copyable {
     /// to finish that reads them. RIP must stay as it was: on some hosts the OUT is skipped only
     /// at the next run. This is how a trapped RDTSC gets its answer.
     ///
-    /// - Returns: False, with nothing written, if the last exit is not an OUT of count 1.
+    /// - Returns: False, with nothing written, if the last exit is not an OUT of count 1, or the
+    ///   CPU was made without ``SynchronisedRegisters/general``.
     public mutating func replaceRegistersAfterOut(
         _ registers: GeneralRegisters
     ) throws(KVMError) -> Bool {
         let run = unsafe core.page.run
         guard unsafe ckvm_exit_reason(run) == UInt32(KVM_EXIT_IO),
             unsafe ckvm_io_direction(run) == PortIO.Direction.output.rawValue,
-            unsafe ckvm_io_count(run) == 1, !isClean
+            unsafe ckvm_io_count(run) == 1, !isClean, hasGeneralRegisters
         else { return false }
         unsafe core.page.registers.pointee = registers
         if core.synchronised.contains(.general) {
@@ -250,6 +246,10 @@ public struct PendingCPU: ~Copyable {
                 unsafe ckvm_set_regs(core.descriptor.number, core.page.registers), "KVM_SET_REGS")
         }
         return true
+    }
+
+    private var hasGeneralRegisters: Bool {
+        core.synchronised.union(core.fetched).contains(.general)
     }
 
     /// Asks for an ``Exit/irqWindowOpen`` as soon as the guest can take an interrupt.

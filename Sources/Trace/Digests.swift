@@ -68,12 +68,23 @@ public struct RunningDigests: Equatable, Sendable {
 }
 
 /// Rolls running digests forward, one row at a time.
-struct DigestRoller: ~Copyable {
-    var digests: RunningDigests
+public struct DigestRoller: ~Copyable {
+    /// The digests of what was taken in so far.
+    public internal(set) var digests: RunningDigests
     /// The digest so far, then the bytes of the event: what XXH3 is given in one piece.
     private var scratch = ByteBuffer(capacity: 16 + Limits.rowBytes)
 
-    init(_ digests: RunningDigests = RunningDigests()) { self.digests = digests }
+    /// Goes on from digests, as the block before says them.
+    public init(_ digests: RunningDigests = RunningDigests()) { self.digests = digests }
+
+    /// Takes in one row, as ``EventCursor/row`` gives it; bytes that are no row change nothing.
+    public mutating func add(_ row: [UInt8]) {
+        // SAFETY: the array outlives the call.
+        unsafe row.withUnsafeBytes { bytes in
+            guard let view = try? unsafe RowView(bytes) else { return }
+            unsafe add(bytes, view)
+        }
+    }
 
     /// Takes in one row, of which `view` was made.
     mutating func add(_ row: UnsafeRawBufferPointer, _ view: RowView) {

@@ -76,7 +76,9 @@ public struct EventCursor: ~Copyable {
         while nextBlock < trace.eventBlockCount {
             let index = nextBlock
             let exits = trace.exits(ofBlock: index)
-            if index != entryBlock, let gap = trace.gap(beforeBlock: index, nextExit: nextExitNumber) {
+            if index != entryBlock,
+                let gap = trace.gap(beforeBlock: index, nextExit: nextExitNumber)
+            {
                 nextExitNumber = exits.lowerBound
                 entryBlock = index
                 throw gap

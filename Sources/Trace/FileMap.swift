@@ -13,7 +13,7 @@ struct FileMap {
 
     /// Reads end and index; nil where they are missing or do not fit together.
     static func fromIndex(_ source: ByteSource, identity: UInt64) -> FileMap? {
-        let endBytes = UInt64(BlockHeader.bytes + EndBlock.bytes)
+        let endBytes = EndBlock.spanBytes
         guard source.size >= UInt64(Prelude.bytes) + endBytes else { return nil }
         var loader = BlockLoader(source, identity: identity)
         do throws(TraceError) {
@@ -91,7 +91,7 @@ struct FileMap {
         _ source: ByteSource, identity: UInt64
     ) throws(TraceError) -> FileMap {
         var map = FileMap()
-        var buffer = ByteBuffer(capacity: 4096)
+        var window = Window(source)
         var offset = UInt64(Prelude.bytes)
         var sequence: UInt32 = 0
         var nextExit: UInt64 = 0
@@ -99,11 +99,12 @@ struct FileMap {
         var isAfterGap = false
         var hasEvents = false
         while offset < source.size {
-            try source.read(BlockHeader.bytes, at: offset, into: &buffer)
-            let header = unsafe BlockHeader(buffer.bytes, identity: identity)
+            let bytes = try unsafe window.bytes(
+                at: offset, atLeast: BlockHeader.bytes, reading: 4096)
+            let header = unsafe BlockHeader(bytes, identity: identity)
             guard let header, header.sequence >= sequence else {
                 if damagedAt == nil { damagedAt = offset }
-                guard let next = try nextMagic(source, after: offset, &buffer) else {
+                guard let next = try nextMagic(after: offset, &window) else {
                     offset = source.size
                     break
                 }
@@ -162,27 +163,44 @@ struct FileMap {
 
     /// The next place, at a multiple of 8 after `offset`, where a block header may begin.
     private static func nextMagic(
-        _ source: ByteSource, after offset: UInt64, _ buffer: inout ByteBuffer
+        after offset: UInt64, _ window: inout Window
     ) throws(TraceError) -> UInt64? {
         var at = offset + 8
-        let chunk = 64 * 1024
-        while at < source.size {
-            try source.read(chunk, at: at, into: &buffer)
-            guard let base = unsafe buffer.bytes.baseAddress, buffer.count >= 8 else {
-                return nil
-            }
+        while true {
+            let bytes = try unsafe window.bytes(at: at, atLeast: 8, reading: 64 * 1024)
+            guard bytes.count >= 8, let base = bytes.baseAddress else { return nil }
             var inside = 0
-            while inside + 8 <= buffer.count {
+            while inside + 8 <= bytes.count {
                 // SAFETY: just checked.
-                if unsafe UnsafeRawPointer(base).get(UInt64.self, at: inside)
-                    == BlockHeader.magic
-                {
+                if unsafe base.get(UInt64.self, at: inside) == BlockHeader.magic {
                     return at + UInt64(inside)
                 }
                 inside += 8
             }
-            at += UInt64(chunk)
+            at += UInt64(inside)
         }
-        return nil
+    }
+}
+
+/// A piece of a file that is kept, so that going on by small steps does not read it again.
+private struct Window: ~Copyable {
+    private let source: ByteSource
+    private var buffer = ByteBuffer(capacity: 4096)
+    private var start: UInt64 = 0
+
+    init(_ source: ByteSource) { self.source = source }
+
+    /// The bytes from `offset` to the window's end, at least `count` where the file has them; valid until
+    /// the next call.
+    mutating func bytes(
+        at offset: UInt64, atLeast count: Int, reading chunk: Int
+    ) throws(TraceError) -> UnsafeRawBufferPointer {
+        let end = start + UInt64(buffer.count)
+        if offset < start || offset >= end || end - offset < UInt64(count) {
+            try source.read(max(count, chunk), at: offset, into: &buffer)
+            start = offset
+        }
+        // SAFETY: `offset` lies in the buffer, or the file ends before it and the buffer is empty.
+        return unsafe UnsafeRawBufferPointer(rebasing: buffer.bytes[Int(offset - start)...])
     }
 }

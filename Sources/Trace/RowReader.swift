@@ -46,6 +46,29 @@ public struct RowReader: Sendable {
         return (state.registers, state.system)
     }
 
+    /// Takes these registers as those of a vCPU, without an event: after a restored checkpoint.
+    public mutating func setSnapshot(
+        registers newRegisters: GeneralRegisters, system newSystem: SystemRegisters,
+        vCPU number: UInt8 = 0
+    ) {
+        precondition(Int(number) < others.count, "a vCPU the reader was not made for")
+        if number == vCPU {
+            registers = newRegisters
+            system = newSystem
+        } else {
+            others[Int(number)] = VCPUState(registers: newRegisters, system: newSystem)
+        }
+    }
+
+    /// Reads one row; ranges in the event are places in `row`.
+    ///
+    /// Errors: the bytes are no row.
+    public mutating func read(_ row: UnsafeRawBufferPointer) throws(TraceError) -> Event {
+        do throws(Malformed) { return try unsafe read(row, offset: 0) } catch {
+            throw TraceError(.damaged, file: "row", error.what)
+        }
+    }
+
     /// Reads one row; ranges in the event are places in `row` plus `offset`.
     mutating func read(
         _ row: UnsafeRawBufferPointer, offset: Int

@@ -8,6 +8,8 @@ struct Tail: Sendable {
         var firstExit: UInt64
         var exitCount: UInt32 = 0
         var eventCount: UInt32 = 0
+        /// From the start of the recording to the return of the first exit; 0 without timing.
+        var hostNanoseconds: UInt64 = 0
         /// Bytes of frames that check.
         var frameBytes = 0
         /// The digests to the end of this slot; nil where blocks before it are missing.
@@ -56,7 +58,8 @@ struct Tail: Sendable {
         for var slot in found where slot.ordinal >= ordinal {
             if slot.ordinal != ordinal || slot.firstExit != exit {
                 guard slot.firstExit >= exit else {
-                    damages.append(Damage(nil, "a slot of the side file does not follow the one before"))
+                    damages.append(
+                        Damage(nil, "a slot of the side file does not follow the one before"))
                     break
                 }
                 damages.append(
@@ -124,7 +127,13 @@ struct Tail: Sendable {
                     problem = "an event in the side file is damaged; it and what follows are lost"
                     return
                 }
-                if view.kind == .exit { result.exitCount += 1 }
+                if view.kind == .exit {
+                    if result.exitCount == 0, let timing = header.timing {
+                        result.hostNanoseconds = unsafe timing.nanoseconds(
+                            from: timing.origin, to: frame.returned)
+                    }
+                    result.exitCount += 1
+                }
                 result.eventCount += 1
                 unsafe roller.add(frame.row, view)
                 result.frameBytes = unsafe frame.end

@@ -41,7 +41,8 @@ public struct TapeRow {
         guard unsafe kind == .answer else { return nil }
         // SAFETY: an answer row has three bytes before its data, as was checked.
         return unsafe (
-            AnswerForm(rawValue: bytes[body]), UnsafeRawBufferPointer(rebasing: bytes[(body + 3)...])
+            AnswerForm(rawValue: bytes[body]),
+            UnsafeRawBufferPointer(rebasing: bytes[(body + 3)...])
         )
     }
 

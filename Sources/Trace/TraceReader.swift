@@ -62,8 +62,8 @@ public final class TraceReader: Sendable {
     /// Blocks of events in the file, then slots of the side file.
     private let blocks: [BlockEntry]
     private let fileBlockCount: Int
-    /// Blocks of events before which something is missing, by ascending index.
-    private let gaps: [Int]
+    /// Indexes of the blocks of events before which something is missing.
+    private let gaps: Set<Int>
     /// The number of vCPUs, nil where the machine block is damaged.
     private let vCPUCount: Int?
 
@@ -108,7 +108,9 @@ public final class TraceReader: Sendable {
             map = found
         } else {
             map = try FileMap.fromHeaders(source, identity: identity)
-            if let last = map.entries.last, last.type == .end {
+            if let last = map.entries.last, last.type == .end,
+                last.offset + EndBlock.spanBytes == source.size
+            {
                 damages.append(Damage(last.offset, "the index is damaged or does not fit"))
             }
         }
@@ -135,7 +137,8 @@ public final class TraceReader: Sendable {
 
         var blocks = map.entries.filter { $0.type == .events }
         fileBlockCount = blocks.count
-        var gaps = blocks.indices.filter { map.gaps.contains(blocks[$0].offset) }
+        let gapOffsets = Set(map.gaps)
+        var gaps = Set(blocks.indices.filter { gapOffsets.contains(blocks[$0].offset) })
         var tail: Tail?
         if let tailBytes, !map.isComplete {
             let nextExit = blocks.last?.endExit ?? 0
@@ -148,7 +151,7 @@ public final class TraceReader: Sendable {
                     tailBytes, identity: identity, after: last, nextExit: nextExit)
                 damages += found.damages
                 for slot in found.slots {
-                    if slot.isAfterGap { gaps.append(blocks.count) }
+                    if slot.isAfterGap { gaps.insert(blocks.count) }
                     blocks.append(BlockEntry(slot))
                 }
                 // A block that was being written when the recording ended is in the side file.
@@ -246,8 +249,8 @@ public final class TraceReader: Sendable {
             return BlockSummary(
                 index: index, offset: entry.offset, isInTail: true, firstExit: slot.firstExit,
                 exitCount: Int(slot.exitCount), eventCount: Int(slot.eventCount),
-                digests: slot.digests, hostNanoseconds: 0, storedBytes: slot.frameBytes,
-                rawBytes: slot.frameBytes)
+                digests: slot.digests, hostNanoseconds: slot.hostNanoseconds,
+                storedBytes: slot.frameBytes, rawBytes: slot.frameBytes)
         }
         var loader = BlockLoader(source, identity: identity)
         let header = try loader.header(at: entry.offset)
@@ -300,8 +303,8 @@ public final class TraceReader: Sendable {
         blocks[index].firstExit..<blocks[index].endExit
     }
 
-    /// An error where events before a block are missing, of which the first would be `exit`'s or follow
-    /// it; nil where the block goes on from the one before.
+    /// An error where events before a block are missing; nil where the block goes on from the one before,
+    /// after which `exit` would be next.
     func gap(beforeBlock index: Int, nextExit exit: UInt64) -> TraceError? {
         let begin = blocks[index].firstExit
         if begin == exit && !gaps.contains(index) { return nil }
@@ -324,6 +327,14 @@ public final class TraceReader: Sendable {
     /// Errors: there is no such exit, or its block is damaged.
     public func events(from exit: UInt64 = 0) throws(TraceError) -> EventCursor {
         try EventCursor(self, block: try startBlock(exit), exit: exit)
+    }
+
+    /// The events of a block and of those after it, from the block's first event on.
+    ///
+    /// Errors: there is no such block.
+    public func events(ofBlock index: Int) throws(TraceError) -> EventCursor {
+        try checkIndex(index)
+        return try EventCursor(self, block: index, exit: nil)
     }
 
     /// The rows from an exit on, decoded ahead on another thread; from 0, with what is before the

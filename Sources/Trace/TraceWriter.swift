@@ -129,7 +129,13 @@ public struct TraceWriter: ~Copyable {
         var blocks = BlockWriter(
             output, path: partial, identity: identity,
             maximumFileBytes: options.maximumFileBytes)
-        try write(header, payloads, identity, options, to: &blocks)
+        do throws(TraceError) {
+            try write(header, payloads, identity, options, to: &blocks)
+        } catch {
+            // Nothing was recorded yet: half a header is of no use to anyone.
+            Paths.remove(partial)
+            throw error
+        }
         let progress = TraceProgress()
         progress.set(bytes: blocks.offset)
 
@@ -147,6 +153,7 @@ public struct TraceWriter: ~Copyable {
             return Parts(progress: progress, ring: ring, core: core, thread: thread)
         } catch {
             Paths.remove(sidePath)
+            Paths.remove(partial)
             throw TraceError(error, file: sidePath, "cannot create the trace's side file")
         }
     }
@@ -271,6 +278,13 @@ public struct TraceWriter: ~Copyable {
         }
         Paths.remove(Paths.tail(ofPartial: partial))
         return summary
+    }
+
+    /// Gives the recording up and removes its files: for a run that never began.
+    public consuming func discard() {
+        let partial = Paths.partial(path)
+        Paths.remove(partial)
+        Paths.remove(Paths.tail(ofPartial: partial))
     }
 
     // MARK: Slots

@@ -53,7 +53,7 @@ extension TraceReader {
         var loader = makeLoader()
         var expected = UInt64(64)
         var sequence: UInt32 = 0
-        for entry in map.entries {
+        for (index, entry) in map.entries.enumerated() {
             do throws(TraceError) {
                 let header = try loader.load(at: entry.offset)
                 // A pass over headers has reported gaps; an index must leave none.
@@ -68,8 +68,9 @@ extension TraceReader {
                 report.soundBlocks += 1
             } catch {
                 report.add(error)
-                if let next = map.entries.first(where: { $0.offset > entry.offset }) {
-                    expected = next.offset
+                // What follows is judged by itself.
+                if index + 1 < map.entries.count {
+                    expected = map.entries[index + 1].offset
                     sequence &+= 1
                 }
             }

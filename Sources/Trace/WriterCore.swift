@@ -125,6 +125,8 @@ final class WriterCore: @unchecked Sendable {
 /// The payload of the last block: fixed, so that it is found from the end of the file.
 struct EndBlock: Equatable {
     static let bytes = 64
+    /// With its header: so far from the end of the file the block begins.
+    static let spanBytes = UInt64(BlockHeader.bytes + bytes)
     var exitCount: UInt64
     var eventCount: UInt64
     /// Where the last index block begins; it says where the one before is.

@@ -59,7 +59,8 @@ import Testing
 @Test func streamsWriteEverythingToTheirDescriptor() throws {
     let directory = try TemporaryDirectory()
     let path = "\(directory.path)/out"
-    let descriptor = open(path, O_CREAT | O_WRONLY, 0o600)
+    // SAFETY: the string is alive through the call.
+    let descriptor = unsafe open(path, O_CREAT | O_WRONLY, 0o600)
     let stream = OutputStream(descriptor: descriptor)
     var expected = ""
     for number in 0..<30_000 {

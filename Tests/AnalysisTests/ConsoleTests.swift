@@ -43,12 +43,15 @@ private func text(_ console: ConsoleExtractor) -> String {
             DeviceDescription(name: "16550a", base: "port 0x3f8", interrupt: "4"),
             DeviceDescription(name: "debug-console", base: "port 0x402"),
             DeviceDescription(name: "isa-debug-exit", base: "port 0xf4"),
-            DeviceDescription(name: "uart16550", base: "port 0x2f8..0x2ff"),
+            DeviceDescription(
+                name: "uart16550", base: "port 0x2f8..0x2ff", configuration: "memory=0xfe000000"),
             DeviceDescription(name: "uart", base: "mmio 0xfe000000"),
             DeviceDescription(name: "16550a", base: "somewhere"),
         ])
     #expect(
-        ConsoleDevice.consoles(of: machine) == [.uart(0x3F8), .debugPort(0x402), .uart(0x2F8)])
+        ConsoleDevice.consoles(of: machine) == [
+            .uart(0x3F8), .debugPort(0x402), .uart(0x2F8, memory: 0xFE00_0000),
+        ])
 }
 
 @Test func consoleReadsFrames() {
@@ -60,4 +63,20 @@ private func text(_ console: ConsoleExtractor) -> String {
     frame.detail = .io(isWrite: false, size: 1, port: 0x3F8, count: 1, data: 0..<0)
     console.add(frame)
     #expect(text(console) == "Hello world\n")
+}
+
+@Test func consoleReadsUARTsInMemory() {
+    var console = ConsoleExtractor([.uart(0x3F8, memory: 0xFE00_0000)])
+    var frame = ExitFrame()
+    for (offset, value) in [(3, 0x80), (0, 0x58), (3, 0x03), (0, 0x41), (1, 0x58)]
+        as [(UInt64, UInt64)]
+    {
+        frame.detail = .mmio(
+            address: GuestPhysicalAddress(0xFE00_0000 + offset), length: 1, isWrite: true,
+            value: value)
+        console.add(frame)
+    }
+    console.add(port: 0x3F8, size: 1, data: [0x42].span)
+    console.add(address: 0xFDFF_FFFF, length: 2, value: 0x4300)
+    #expect(text(console) == "ABC")
 }

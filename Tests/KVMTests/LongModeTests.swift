@@ -14,7 +14,7 @@ import Testing
 
     @Test("A triple fault is a shutdown")
     func tripleFault() throws {
-        let guest = try ProbeGuest(hypervisor.value, code: [0x0F, 0x0B])
+        var guest = try ProbeGuest(hypervisor.value, code: [0x0F, 0x0B])
         var idle = try guest.longModeCPU(cpuid: cpuid)
         var system = try idle.systemRegisters()
         system.idt = DescriptorTable(base: 0, limit: 0)
@@ -23,10 +23,29 @@ import Testing
         guard case .shutdown = try cpu.exit() else { throw Unexpected(what: "no shutdown") }
     }
 
+    @Test("CR8 that was written is what the guest reads", arguments: [false, true])
+    func cr8(second: Bool) throws {
+        // mov rax, cr8; out 0x80, al
+        var guest = try ProbeGuest(hypervisor.value, code: [0x44, 0x0F, 0x20, 0xC0, 0xE6, 0x80])
+        var idle = try guest.longModeCPU(cpuid: cpuid)
+        if second {
+            var system = try idle.systemRegisters2()
+            system.words[SystemRegisters.ControlName.cr8.rawValue] = 5
+            try idle.setSystemRegisters2(system)
+        } else {
+            var system = try idle.systemRegisters()
+            system[.cr8] = 5
+            try idle.setSystemRegisters(system)
+        }
+        var cpu = idle.begin()
+        _ = try cpu.io()
+        #expect(cpu.registers[.rax] == 5 && cpu.systemRegisters[.cr8] == 5 && cpu.cr8 == 5)
+    }
+
     @Test("A breakpoint and a step stop where they should, and off means off")
     func debug() throws {
         // nop; nop; nop; out 0x80, al; hlt
-        let guest = try ProbeGuest(hypervisor.value, code: [0x90, 0x90, 0x90, 0xE6, 0x80, 0xF4])
+        var guest = try ProbeGuest(hypervisor.value, code: [0x90, 0x90, 0x90, 0xE6, 0x80, 0xF4])
         let start = UInt64(ProbeGuest.code)
         var idle = try guest.longModeCPU(cpuid: cpuid)
         try idle.setGuestDebug(GuestDebug(breakpoints: [.init(GuestVirtualAddress(start + 1))]))
@@ -51,8 +70,7 @@ import Testing
         guard let name = unemulated.first(where: { $0 == "popcnt" || $0 == "cmpxchg16b" }),
             let bytes = InstructionProbes.table.first(where: { $0.name == name })?.bytes
         else { return }
-        let guest = try ProbeGuest(hypervisor.value, code: bytes + [0xF4])
-        try guest.machine.enable(.exitOnEmulationFailure, 1)
+        var guest = try ProbeGuest(hypervisor.value, code: bytes + [0xF4])
         var cpu = try guest.longModeCPU(cpuid: cpuid).begin()
         guard case .internalError(let error) = try cpu.exit() else {
             throw Unexpected(what: "no internal error")
@@ -64,7 +82,7 @@ import Testing
 
     @Test("Statistics are found by name and count up")
     func statistics() throws {
-        let guest = try ProbeGuest(hypervisor.value, code: [0xE6, 0x80, 0xE6, 0x80, 0xF4])
+        var guest = try ProbeGuest(hypervisor.value, code: [0xE6, 0x80, 0xE6, 0x80, 0xF4])
         let idle = try guest.longModeCPU(cpuid: cpuid)
         let statistics = try idle.statistics()
         let missing = statistics.find("no_such_statistic")
@@ -82,7 +100,7 @@ import Testing
 
     @Test("What is written to a settled CPU is read back")
     func roundTrip() throws {
-        let guest = try ProbeGuest(hypervisor.value)
+        var guest = try ProbeGuest(hypervisor.value)
         var cpu = try guest.longModeCPU(cpuid: cpuid)
         var registers = GeneralRegisters()
         for (index, register) in Register.allCases.enumerated() where register != .rflags {
@@ -152,7 +170,7 @@ import Testing
 
     @Test("Padding of synchronised system registers is zero, so equal states are equal words")
     func padding() throws {
-        let guest = try ProbeGuest(hypervisor.value, code: [0xE6, 0x80, 0xF4])
+        var guest = try ProbeGuest(hypervisor.value, code: [0xE6, 0x80, 0xF4])
         var cpu = try guest.longModeCPU(cpuid: cpuid).begin()
         _ = try cpu.io()
         let system = cpu.systemRegisters
@@ -165,4 +183,12 @@ import Testing
 final class HypervisorBox: Sendable {
     let value: Hypervisor
     init() throws { value = try Hypervisor() }
+}
+
+extension ProbeGuest {
+    /// A machine of its own with code for ring 0.
+    init(_ hypervisor: borrowing Hypervisor, code: [UInt8]) throws {
+        try self.init(hypervisor)
+        load(code: code)
+    }
 }

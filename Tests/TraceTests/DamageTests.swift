@@ -202,3 +202,15 @@ func readsOnlyTruth(_ bytes: [UInt8], _ samples: [Sample]) -> Bool {
     #expect(code(prelude { $0.architecture = 2 }) == .newerVersion)
     #expect(code(prelude { $0.flags = 0 }) == .damaged)
 }
+
+/// A file full of block magics must not make the reader look at the same bytes again and again.
+@Test func resynchronisingIsOnePass() throws {
+    let (bytes, samples) = try smallTrace()
+    var filler: [UInt8] = []
+    for _ in 0..<(200 * 1024 / 8) { filler += le(BlockHeader.magic) }
+    let trace = try TraceReader(bytes: bytes + filler)
+    #expect(!trace.isComplete)
+    #expect(try readSamples(trace) == samples)
+    #expect(trace.damages.count == 1)
+    #expect(trace.statistics.bytes < 4 * UInt64(bytes.count + filler.count))
+}

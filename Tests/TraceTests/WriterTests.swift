@@ -195,7 +195,9 @@ import Testing
             snapshot = registers
             #expect(unsafe row.kind == .exit && row.answer == nil && row.end == nil)
         case .answer(let form, let data, _):
-            #expect(unsafe row.answer.map { unsafe $0.form == form && Array($0.data) == data } == true)
+            #expect(
+                unsafe row.answer.map { unsafe $0.form == form && Array($0.data) == data }
+                    == true)
         case .completion(let changes, _): #expect(unsafe row.changes == changes)
         case .interruption(let interruption, _):
             #expect(unsafe row.interruption(snapshot: snapshot) == interruption)
@@ -277,6 +279,11 @@ import Testing
     Paths.remove(path)
     _ = try writer.finish(maker.end(), memory: nil)
 
+    Paths.remove(path)
+    try TraceWriter(path: path, header: sampleHeader()).discard()
+    #expect(PathKind(path + ".partial") == .nothing)
+    #expect(PathKind(path + ".partial-tail") == .nothing)
+
     do throws(TraceError) {
         _ = try TraceWriter(path: "/nowhere/at/all", header: sampleHeader())
         Issue.record("a trace in a directory that does not exist")
@@ -333,7 +340,9 @@ import Testing
     var maker = SampleMaker(seed: 38)
     let samples = maker.run(exits: 5)
     var memory = MemoryDigest()
-    for number in 0..<70_000 { memory.append(.init(number: UInt64(number * 3), hash: random.next())) }
+    for number in 0..<70_000 {
+        memory.append(.init(number: UInt64(number * 3), hash: random.next()))
+    }
     try record(
         samples, end: maker.end(), to: scratch.file("t"), header: header,
         options: TraceOptions(timing: TimeBase(ticksPerSecond: 1, origin: 0)), memory: memory)

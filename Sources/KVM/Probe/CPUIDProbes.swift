@@ -13,6 +13,17 @@ extension HostProbe {
     public static func observedCPUID(
         _ hypervisor: borrowing Hypervisor, requested: [CPUIDEntry], ring3: Bool = false
     ) throws(KVMError) -> [CPUIDEntry] {
+        var guest = try ProbeGuest(hypervisor)
+        return try CPUIDProbes.observe(&guest, requested, ring3: ring3)
+    }
+}
+
+/// Whether CPUID shows what it is told to.
+enum CPUIDProbes {
+    /// What CPUID shows in a guest; see ``HostProbe/observedCPUID(_:requested:ring3:)``.
+    static func observe(
+        _ guest: inout ProbeGuest, _ requested: [CPUIDEntry], ring3: Bool
+    ) throws(KVMError) -> [CPUIDEntry] {
         // loop: mov eax, [rsi]; mov ecx, [rsi + 4]; cpuid; mov [rdi], eax; mov [rdi + 4], ebx;
         // mov [rdi + 8], ecx; mov [rdi + 12], edx; add rsi, 8; add rdi, 16; dec r8d; jnz loop;
         // out 0x80, al; jmp self
@@ -23,8 +34,7 @@ extension HostProbe {
         ]
         let questions = 0x10000
         let answers = 0x20000
-        let guest = try ProbeGuest(
-            hypervisor, code: ring3 ? [] : code, userCode: ring3 ? code : [])
+        guest.load(code: ring3 ? [] : code, userCode: ring3 ? code : [])
         // How many rows there are is known only when KVM has taken the table.
         var cpu =
             ring3
@@ -36,7 +46,7 @@ extension HostProbe {
             rows.append(row)
         }
         rows.sort { ($0.function, $0.index) < ($1.function, $1.index) }
-        rows = Array(rows.prefix((answers - questions) / 8))
+        rows = Array(rows.prefix((answers - questions) / 16))
         guard !rows.isEmpty else { return [] }
         for (number, row) in rows.enumerated() {
             guest.memory.write64(
@@ -61,16 +71,13 @@ extension HostProbe {
         }
         return rows
     }
-}
 
-/// Whether CPUID shows what it is told to.
-enum CPUIDProbes {
     /// A leaf without meaning for the kernel: the first of the CPU's name.
     private static let leaf: UInt32 = 0x8000_0002
     private static let mark: UInt32 = 0x5441_5045
 
     static func honoured(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         let table = cpuid.map { entry in
             var entry = entry
@@ -78,14 +85,14 @@ enum CPUIDProbes {
             return entry
         }
         guard table.contains(where: { $0.function == leaf }) else { return }
-        let inside = try HostProbe.observedCPUID(hypervisor, requested: table)
+        let inside = try observe(&guest, table, ring3: false)
         result.cpuidRing0 = Probed(inside.first { $0.function == leaf }?.eax == mark)
-        let user = try HostProbe.observedCPUID(hypervisor, requested: table, ring3: true)
+        let user = try observe(&guest, table, ring3: true)
         result.cpuidRing3 = Probed(user.first { $0.function == leaf }?.eax == mark)
     }
 
     static func unhideable(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         let table = cpuid.map { entry in
             var entry = entry
@@ -95,7 +102,7 @@ enum CPUIDProbes {
             }
             return entry
         }
-        let seen = try HostProbe.observedCPUID(hypervisor, requested: table)
+        let seen = try observe(&guest, table, ring3: false)
         guard let row = seen.first(where: { $0.function == 1 }) else { return }
         result.unhideableLeaf1ECX = row.ecx
         result.unhideableLeaf1EDX = row.edx

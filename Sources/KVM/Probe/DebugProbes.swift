@@ -20,9 +20,9 @@ enum DebugProbes {
     }
 
     static func breakpointRing0(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, code: nops)
+        guest.load(code: nops)
         let stop = ProbeGuest.code + 1
         let wish = GuestDebug(breakpoints: [.init(address(stop))])
         var cpu = try guest.longModeCPU(cpuid: cpuid)
@@ -44,9 +44,9 @@ enum DebugProbes {
     }
 
     static func breakpointRing3(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, userCode: nops)
+        guest.load(userCode: nops)
         let stop = ProbeGuest.userCode + 1
         var cpu = try guest.userModeCPU(cpuid: cpuid)
         try cpu.setGuestDebug(GuestDebug(breakpoints: [.init(address(stop))]))
@@ -55,10 +55,10 @@ enum DebugProbes {
     }
 
     static func watchpoint(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         // mov [rsi], rax; out 0x80, al; jmp self. A watchpoint is a trap: it stops after.
-        let guest = try ProbeGuest(hypervisor, code: [0x48, 0x89, 0x06, 0xE6, 0x80, 0xEB, 0xFE])
+        guest.load(code: [0x48, 0x89, 0x06, 0xE6, 0x80, 0xEB, 0xFE])
         var cpu = try guest.longModeCPU(cpuid: cpuid) { $0[.rsi] = UInt64(ProbeGuest.data) }
         try cpu.setGuestDebug(
             GuestDebug(breakpoints: [.init(address(ProbeGuest.data), kind: .write, length: 8)]))
@@ -84,36 +84,36 @@ enum DebugProbes {
     }
 
     static func stepRing0(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, code: steps)
+        guest.load(code: steps)
         result.singleStepRing0 = try afterFirstOut(
             ProbeRun(guest.longModeCPU(cpuid: cpuid)), arm: GuestDebug(singleStep: true),
             pc: ProbeGuest.code + 3)
     }
 
     static func stepRing3(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, userCode: steps)
+        guest.load(userCode: steps)
         result.singleStepRing3 = try afterFirstOut(
             ProbeRun(guest.userModeCPU(cpuid: cpuid)), arm: GuestDebug(singleStep: true),
             pc: ProbeGuest.userCode + 3)
     }
 
     static func int3Ring0(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, code: int3)
+        guest.load(code: int3)
         result.softwareBreakpointRing0 = try afterFirstOut(
             ProbeRun(guest.longModeCPU(cpuid: cpuid)), arm: GuestDebug(softwareBreakpoints: true),
             pc: ProbeGuest.code + 2)
     }
 
     static func int3Ring3(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, userCode: int3)
+        guest.load(userCode: int3)
         result.softwareBreakpointRing3 = try afterFirstOut(
             ProbeRun(guest.userModeCPU(cpuid: cpuid)), arm: GuestDebug(softwareBreakpoints: true),
             pc: ProbeGuest.userCode + 2)

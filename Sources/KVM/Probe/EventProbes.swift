@@ -3,9 +3,9 @@ internal import Machine
 /// Ways into ring 0: SYSCALL, INT3, INT n, interrupts.
 enum EventProbes {
     static func syscall(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, userCode: [0x0F, 0x05, 0xEB, 0xFE])
+        guest.load(userCode: [0x0F, 0x05, 0xEB, 0xFE])
         let handler = ProbeGuest.code + 0x100
         // out 0x81, al; hlt
         guest.memory.write([0xE6, 0x81, 0xF4], at: handler)
@@ -26,28 +26,28 @@ enum EventProbes {
     }
 
     static func int3(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, code: [0xCC, 0xF4])
+        guest.load(code: [0xCC, 0xF4])
         var run = try ProbeRun(try guest.longModeCPU(cpuid: cpuid))
         guard let exit = try run.next() else { return }
         result.int3Ring0 = Probed(run.faultVector(exit) == 3)
     }
 
     static func intN(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, userCode: [0xCD, 0x41, 0xEB, 0xFE])
+        guest.load(userCode: [0xCD, 0x41, 0xEB, 0xFE])
         var run = try ProbeRun(try guest.userModeCPU(cpuid: cpuid))
         guard let exit = try run.next() else { return }
         result.intNRing3 = Probed(run.faultVector(exit) == 0x41)
     }
 
     static func interrupt(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         // sti; nop; out 0x80, al; out 0x81, al; hlt
-        let guest = try ProbeGuest(hypervisor, code: [0xFB, 0x90, 0xE6, 0x80, 0xE6, 0x81, 0xF4])
+        guest.load(code: [0xFB, 0x90, 0xE6, 0x80, 0xE6, 0x81, 0xF4])
         // mov al, 0x40; out 0xEF, al; iretq: the handler of vector 0x40, which goes back.
         guest.memory.write([0xB0, 0x40, 0xE6, 0xEF, 0x48, 0xCF], at: 0x9000 + 0x40 * 8)
         var run = try ProbeRun(try guest.longModeCPU(cpuid: cpuid))

@@ -54,12 +54,9 @@ enum InstructionProbes {
     ]
 
     static func unemulated(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor)
-        if guest.machine.check(.exitOnEmulationFailure) > 0 {
-            try guest.machine.enable(.exitOnEmulationFailure, 1)
-        }
+        guest.load()
         var cpu = try guest.longModeCPU(cpuid: cpuid)
         let system = try cpu.systemRegisters()
         let timer = try cpu.makeKickTimer()
@@ -74,8 +71,8 @@ enum InstructionProbes {
             registers[.rsp] = 0x8000
             registers[.rax] = 3
             registers[.rcx] = 3
-            // Zeros of its own, aligned to 64 bytes; XSAVE may write some KiB.
-            registers[.rsi] = UInt64(0x40000 + number * 0x4000)
+            // Zeros of its own; XSAVE of x87 and SSE writes 576 bytes.
+            registers[.rsi] = UInt64(0x40000 + number * 0x1000)
             try cpu.setSystemRegisters(system)
             try cpu.setRegisters(registers)
             var pending = cpu.begin()

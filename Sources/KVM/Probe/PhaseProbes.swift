@@ -90,40 +90,31 @@ enum PhaseProbes {
     }
 
     static func real(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         let steps =
             io(outs: [0x26, 0x6E]) + mmio(read: [0xA0, 0, 0], write: [0xA2, 0, 0]) + privileged
-        let guest = try ProbeGuest(
-            hypervisor, code: steps.flatMap(\.bytes),
-            byteCount: ProbeGuest.realModeByteCount)
-        if guest.machine.check(.msrFilter) > 0 {
-            try guest.machine.setMSRFilter([MSRFilterRange(first: msr)])
-        }
+        guest.load(code: steps.flatMap(\.bytes))
         var run = try ProbeRun(
             try guest.realModeCPU(cpuid: cpuid) { setRegisters(&$0, mmio: 0) })
         try walk(steps, from: ProbeGuest.code, &run, &result.real)
     }
 
     static func ring0(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         let steps = io(outs: [0x6E]) + mmio(read: [0x8A, 0x03], write: [0x88, 0x03]) + privileged
-        let guest = try ProbeGuest(hypervisor, code: steps.flatMap(\.bytes))
-        if guest.machine.check(.msrFilter) > 0 {
-            try guest.machine.setMSRFilter([MSRFilterRange(first: msr)])
-        }
+        guest.load(code: steps.flatMap(\.bytes))
         var run = try ProbeRun(
             try guest.longModeCPU(cpuid: cpuid) { setRegisters(&$0, mmio: ProbeGuest.mmio) })
         try walk(steps, from: ProbeGuest.code, &run, &result.ring0)
     }
 
     static func ring3(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         let steps = io(outs: [0x6E]) + mmio(read: [0x8A, 0x03], write: [0x88, 0x03])
-        let guest = try ProbeGuest(
-            hypervisor, userCode: steps.flatMap(\.bytes) + [0xE6, 0x80, 0xEB, 0xFE])
+        guest.load(userCode: steps.flatMap(\.bytes) + [0xE6, 0x80, 0xEB, 0xFE])
         var run = try ProbeRun(
             try guest.userModeCPU(cpuid: cpuid) { setRegisters(&$0, mmio: ProbeGuest.mmio) })
         try walk(steps, from: ProbeGuest.userCode, &run, &result.ring3)
@@ -159,9 +150,9 @@ enum PhaseProbes {
     ]
 
     static func repeatedRing0(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, code: repeatedCode)
+        guest.load(code: repeatedCode)
         var run = try ProbeRun(
             try guest.longModeCPU(cpuid: cpuid) { setRegisters(&$0, mmio: 0) })
         let start = ProbeGuest.code
@@ -172,9 +163,9 @@ enum PhaseProbes {
     }
 
     static func repeatedRing3(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, userCode: repeatedCode)
+        guest.load(userCode: repeatedCode)
         var run = try ProbeRun(
             try guest.userModeCPU(cpuid: cpuid) { setRegisters(&$0, mmio: 0) })
         let start = ProbeGuest.userCode
@@ -183,13 +174,13 @@ enum PhaseProbes {
     }
 
     static func repeatedReal(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         // mov cx, 8; rep insb; mov cx, 8; rep es outsb; hlt
         let code: [UInt8] = [
             0xB9, 8, 0, 0xF3, 0x6C, 0xB9, 8, 0, 0xF3, 0x26, 0x6E, 0xF4,
         ]
-        let guest = try ProbeGuest(hypervisor, code: code)
+        guest.load(code: code)
         var run = try ProbeRun(
             try guest.realModeCPU(cpuid: cpuid) { setRegisters(&$0, mmio: 0) })
         let start = ProbeGuest.code
@@ -200,10 +191,10 @@ enum PhaseProbes {
     // MARK: Page-crossing MMIO
 
     static func pageCrossing(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         // mov [rbx], rax; out 0x80, al; hlt
-        let guest = try ProbeGuest(hypervisor, code: [0x48, 0x89, 0x03, 0xE6, 0x80, 0xF4])
+        guest.load(code: [0x48, 0x89, 0x03, 0xE6, 0x80, 0xF4])
         var run = try ProbeRun(
             try guest.longModeCPU(cpuid: cpuid) { $0[.rbx] = ProbeGuest.mmio + 0xFFC })
         var exits = 0

@@ -1,15 +1,17 @@
 internal import Machine
 
-/// A machine with 2 MiB of RAM for one probe: real mode or long mode, with a GDT, an IDT and page
-/// tables in place. Its guests are some bytes of machine code and live for microseconds.
+/// The machine that probes run in: RAM from 0 with a GDT, an IDT and page tables for long mode. A
+/// guest is some bytes of machine code and lives for microseconds, on a CPU of its own.
+///
+/// All probes share one machine: making and ending one takes the kernel some 7 ms, which waits for
+/// every CPU to have noticed; a further vCPU takes 0.1 ms.
 ///
 /// Every exception and interrupt `v` in long mode ends in `mov al, v; out 0xEF, al; hlt`, so that
 /// a fault comes out as an exit that names it. VMCALL is never used: it does not return on some
 /// hosts.
 struct ProbeGuest: ~Copyable {
-    static let byteCount = 2 << 20
-    /// RAM of a guest in real mode, whose DS is over what follows.
-    static let realModeByteCount = 0x80000
+    /// RAM ends below 0xA0000, over which DS is put in real mode.
+    static let byteCount = 0x80000
     /// Where code for ring 0 and for real mode starts.
     static let code = 0x8000
     /// Where code for ring 3 starts.
@@ -32,15 +34,10 @@ struct ProbeGuest: ~Copyable {
 
     let memory: ScratchMemory
     var machine: VirtualMachine
+    private var nextCPU: UInt32 = 0
 
-    init(
-        _ hypervisor: borrowing Hypervisor, code: [UInt8] = [], userCode: [UInt8] = [],
-        byteCount: Int = Self.byteCount, flags: MemorySlotFlags = []
-    ) throws(KVMError) {
-        let memory = try ScratchMemory(byteCount: byteCount)
-        memory.write(code, at: Self.code)
-        memory.write(userCode, at: Self.userCode)
-        Self.writeTables(memory)
+    init(_ hypervisor: borrowing Hypervisor) throws(KVMError) {
+        let memory = try ScratchMemory(byteCount: Self.byteCount)
         var machine = try hypervisor.createMachine()
         // VMX without unrestricted guests needs both for real mode; others ignore them.
         if machine.check(.setIdentityMapAddress) > 0 {
@@ -49,12 +46,34 @@ struct ProbeGuest: ~Copyable {
         if machine.check(.setTSSAddress) > 0 {
             try machine.setTSSAddress(GuestPhysicalAddress(0xFFFB_D000))
         }
+        if machine.check(.msrFilter) > 0, machine.check(.userSpaceMSR) > 0 {
+            try machine.setMSRFilter([MSRFilterRange(first: PhaseProbes.msr)])
+        }
+        // Some KVMs deliver #UD for what they cannot emulate unless told otherwise.
+        if machine.check(.exitOnEmulationFailure) > 0 {
+            try machine.enable(.exitOnEmulationFailure, 1)
+        }
         // SAFETY: memory and machine are fields of one value, and the CPUs made of it are local
         // to probes that hold the guest.
         try unsafe machine.setMemory(
-            slot: 0, at: GuestPhysicalAddress(0), memory: memory.bytes, flags: flags)
+            slot: 0, at: GuestPhysicalAddress(0), memory: memory.bytes, flags: .logDirtyPages)
         self.memory = memory
         self.machine = machine
+        load()
+    }
+
+    /// Puts RAM as it is at the start, with the code of one probe.
+    func load(code: [UInt8] = [], userCode: [UInt8] = []) {
+        memory.clear()
+        Self.writeTables(memory)
+        memory.write(code, at: Self.code)
+        memory.write(userCode, at: Self.userCode)
+    }
+
+    private mutating func newCPU() throws(KVMError) -> SettledCPU {
+        let cpu = try machine.createCPU(id: nextCPU)
+        nextCPU += 1
+        return cpu
     }
 
     private static func writeTables(_ memory: borrowing ScratchMemory) {
@@ -88,12 +107,12 @@ struct ProbeGuest: ~Copyable {
         }
     }
 
-    /// A CPU in real mode at ``code``, with ES = 0 and DS over 0xA0000, where a guest of
-    /// ``realModeByteCount`` has no memory.
-    func realModeCPU(
+    /// A CPU in real mode at ``code``, with ES = 0 and DS over 0xA0000, where there
+    /// is no memory.
+    mutating func realModeCPU(
         cpuid: [CPUIDEntry] = [], _ set: (inout GeneralRegisters) -> Void = { _ in }
     ) throws(KVMError) -> SettledCPU {
-        var cpu = try machine.createCPU()
+        var cpu = try newCPU()
         if !cpuid.isEmpty { try cpu.setCPUID(cpuid) }
         var system = try cpu.systemRegisters()
         system[.cs].base = 0
@@ -106,10 +125,10 @@ struct ProbeGuest: ~Copyable {
     }
 
     /// A CPU in 64-bit mode, ring 0, at ``code``.
-    func longModeCPU(
+    mutating func longModeCPU(
         cpuid: [CPUIDEntry], _ set: (inout GeneralRegisters) -> Void = { _ in }
     ) throws(KVMError) -> SettledCPU {
-        var cpu = try machine.createCPU()
+        var cpu = try newCPU()
         try cpu.setCPUID(cpuid)
         var system = try cpu.systemRegisters()
         system[.cs] = Segment(limit: ~0, selector: 0x08, type: 0xB, l: true, g: true)
@@ -131,7 +150,7 @@ struct ProbeGuest: ~Copyable {
     }
 
     /// A CPU in 64-bit mode that enters ring 3 at ``userCode`` by IRETQ as its first instruction.
-    func userModeCPU(
+    mutating func userModeCPU(
         cpuid: [CPUIDEntry], _ set: (inout GeneralRegisters) -> Void = { _ in }
     ) throws(KVMError) -> SettledCPU {
         memory.write([0x48, 0xCF], at: Self.code)

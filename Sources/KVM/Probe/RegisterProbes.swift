@@ -5,14 +5,14 @@ enum RegisterProbes {
     static let magic: UInt64 = 0x1122_3344_5566_7788
 
     static func synchronised(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        guard SynchronisedRegisters(rawValue: UInt64(hypervisor.check(.syncRegisters))) == .all
+        guard SynchronisedRegisters(rawValue: UInt64(guest.machine.check(.syncRegisters))) == .all
         else {
             result.syncRegisters = .no
             return
         }
-        let guest = try ProbeGuest(hypervisor, code: [0xE6, 0x80, 0xF4])
+        guest.load(code: [0xE6, 0x80, 0xF4])
         var run = try ProbeRun(try guest.longModeCPU(cpuid: cpuid) { $0[.r15] = magic })
         guard case .io? = try run.next() else { return }
         var page = run.cpu.registers
@@ -32,18 +32,18 @@ enum RegisterProbes {
     ]
 
     static func writeAfterOutRing0(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, code: writeCode)
+        guest.load(code: writeCode)
         var run = try ProbeRun(
             try guest.longModeCPU(cpuid: cpuid) { $0[.rsi] = UInt64(ProbeGuest.data) })
         result.syncWriteAfterOutRing0 = try writeAfterOut(guest.memory, &run)
     }
 
     static func writeAfterOutRing3(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, userCode: writeCode)
+        guest.load(userCode: writeCode)
         var run = try ProbeRun(
             try guest.userModeCPU(cpuid: cpuid) { $0[.rsi] = UInt64(ProbeGuest.data) })
         result.syncWriteAfterOutRing3 = try writeAfterOut(guest.memory, &run)
@@ -61,9 +61,9 @@ enum RegisterProbes {
     }
 
     static func immediateExit(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let guest = try ProbeGuest(hypervisor, code: [0xE6, 0x80, 0xF4])
+        guest.load(code: [0xE6, 0x80, 0xF4])
         var cpu = try guest.longModeCPU(cpuid: cpuid).begin()
         cpu.kicker.kick()
         guard case .interrupted = try cpu.run() else {
@@ -76,14 +76,13 @@ enum RegisterProbes {
     }
 
     static func instructionCounter(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         let out: [UInt8] = [0xE6, 0x80]
         let nops = { (count: Int) in [UInt8](repeating: 0x90, count: count) }
-        let guest = try ProbeGuest(
-            hypervisor, code: out + nops(10) + out + nops(100) + out + [0xF4])
+        guest.load(code: out + nops(10) + out + nops(100) + out + [0xF4])
         let cpu = try guest.longModeCPU(cpuid: cpuid)
-        guard hypervisor.check(.binaryStatistics) > 0 else {
+        guard guest.machine.check(.binaryStatistics) > 0 else {
             result.instructionCounter = .no
             return
         }
@@ -104,11 +103,10 @@ enum RegisterProbes {
     }
 
     static func dirtyLog(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
         // mov [rsi], rax; out 0x80, al; hlt
-        let guest = try ProbeGuest(
-            hypervisor, code: [0x48, 0x89, 0x06, 0xE6, 0x80, 0xF4], flags: .logDirtyPages)
+        guest.load(code: [0x48, 0x89, 0x06, 0xE6, 0x80, 0xF4])
         let page = ProbeGuest.data / 4096
         var run = try ProbeRun(
             try guest.longModeCPU(cpuid: cpuid) { $0[.rsi] = UInt64(ProbeGuest.data) })
@@ -118,6 +116,8 @@ enum RegisterProbes {
             try guest.machine.readDirtyLog(slot: 0, into: &span)
             return bitmap[page / 64] >> UInt64(page % 64) & 1 != 0
         }
+        // What earlier guests wrote; then nothing; then the page.
+        _ = try isDirty()
         guard try !isDirty() else {
             result.dirtyLog = .no
             return
@@ -130,17 +130,15 @@ enum RegisterProbes {
     }
 
     static func msrFilter(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        guard hypervisor.check(.msrFilter) > 0, hypervisor.check(.userSpaceMSR) > 0 else {
+        guard guest.machine.check(.msrFilter) > 0, guest.machine.check(.userSpaceMSR) > 0 else {
             result.msrFilter = .no
             return
         }
         // rdmsr; mov [rsi], eax; mov [rsi + 4], edx; wrmsr; out 0x80, al; hlt
-        let guest = try ProbeGuest(
-            hypervisor,
+        guest.load(
             code: [0x0F, 0x32, 0x89, 0x06, 0x89, 0x56, 0x04, 0x0F, 0x30, 0xE6, 0x80, 0xF4])
-        try guest.machine.setMSRFilter([MSRFilterRange(first: PhaseProbes.msr)])
         var run = try ProbeRun(
             try guest.longModeCPU(cpuid: cpuid) {
                 $0[.rcx] = UInt64(PhaseProbes.msr)
@@ -157,21 +155,15 @@ enum RegisterProbes {
     }
 
     static func emulationFailure(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let machine = try hypervisor.createMachine()
-        guard machine.check(.exitOnEmulationFailure) > 0 else {
-            result.exitOnEmulationFailure = .no
-            return
-        }
-        try machine.enable(.exitOnEmulationFailure, 1)
-        result.exitOnEmulationFailure = .yes
+        // The machine of the probes turned it on if it is there.
+        result.exitOnEmulationFailure = Probed(guest.machine.check(.exitOnEmulationFailure) > 0)
     }
 
     static func xsave(
-        _ hypervisor: borrowing Hypervisor, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        let machine = try hypervisor.createMachine()
-        result.xsaveByteCount = try machine.createCPU().xsaveByteCount
+        result.xsaveByteCount = try guest.longModeCPU(cpuid: cpuid).xsaveByteCount
     }
 }

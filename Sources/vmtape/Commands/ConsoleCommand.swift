@@ -15,15 +15,30 @@ struct ConsoleCommand: ParsableCommand {
     @Argument(help: "The trace.")
     var file: String
 
+    @Flag(help: "One JSON object an exit that printed, schema vmtape.console/1; bytes in hex.")
+    var json = false
+
     func run() throws {
         let reader = try TraceFile.open(file)
         let stream = OutputStream(descriptor: STDOUT_FILENO)
+        var writer = JSONWriter(stream)
         var console = ConsoleExtractor(machine: reader.header.machine)
         var query = try ExitQuery(filter: nil, range: nil)
         var isDamaged = false
         try query.forEach(reader, names: AddressNames()) { frame in
             console.add(frame)
-            if !console.output.isEmpty {
+            if !console.output.isEmpty, json {
+                writer.beginObject()
+                writer.key("schema")
+                writer.value("vmtape.console/1")
+                writer.key("exit")
+                writer.value(frame.number)
+                writer.key("bytes")
+                writer.value(hexBytes: console.output)
+                writer.endObject()
+                writer.endLine()
+                console.removeOutput()
+            } else if !console.output.isEmpty {
                 stream.write(bytes: console.output)
                 console.removeOutput()
             }

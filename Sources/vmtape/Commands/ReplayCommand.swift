@@ -33,6 +33,8 @@ struct ReplayCommand: ParsableCommand {
     @Flag(help: "One JSON object with the verdict on stdout, schema vmtape.replay/1.")
     var json = false
 
+    @OptionGroup var symbolOptions: SymbolOptions
+
     func run() throws {
         let host = try attempt { () throws(ExecutionError) in try Host() }
         let reader = try TraceFile.open(file)
@@ -63,7 +65,7 @@ struct ReplayCommand: ParsableCommand {
         }
         printer?.print(before: outcome.verifiedExits)
         status.clear()
-        tell(outcome, reader)
+        try tell(outcome, reader)
         if case .diverged = outcome.verdict { throw CommandFailure(status: Status.no) }
     }
 
@@ -84,13 +86,20 @@ struct ReplayCommand: ParsableCommand {
             + "(\(percent) %), \(RunText.grouped(perSecond))/s"
     }
 
-    private func tell(_ outcome: ReplayOutcome, _ reader: TraceReader) {
+    private func tell(_ outcome: ReplayOutcome, _ reader: TraceReader) throws {
         if json {
             ReplayText.writeJSON(outcome, reader)
             return
         }
         if case .diverged(let divergence) = outcome.verdict {
-            for line in ReplayText.report(divergence, reader) { Message.line(line) }
+            let terminal = Terminal(STDERR_FILENO)
+            let stream = OutputStream(descriptor: STDERR_FILENO)
+            DivergenceText(
+                divergence, reader, names: try symbolOptions.makeNames(TraceSources(reader)),
+                style: TextStyle(width: terminal.width, hasColour: terminal.hasColour),
+                stream: stream
+            ).write()
+            stream.flush()
         } else if !quiet {
             Message.line(
                 "vmtape: replayed \(RunText.grouped(outcome.verifiedExits)) exits in "

@@ -65,7 +65,7 @@ enum ReplayText {
         json.value(divergence.exitNumber)
         for (key, side) in [("expected", divergence.expected), ("actual", divergence.actual)] {
             json.key(key)
-            if let side { json.value(describe(side)) } else { json.null() }
+            if let side { write(side, &json) } else { json.null() }
         }
         json.key("registers")
         json.beginArray()
@@ -91,55 +91,21 @@ enum ReplayText {
         json.endObject()
     }
 
-    /// The report of a divergence: where, both sides, what differs, what came before, what to
-    /// suspect.
-    static func report(_ divergence: Divergence, _ reader: TraceReader) -> [String] {
-        let style = Style(isOn: Terminal(STDERR_FILENO).hasColour)
-        var lines: [String] = []
-        let number = RunText.grouped(divergence.exitNumber)
-        switch divergence.place {
-        case .start: lines.append("vmtape: \(style.red("diverged")) before the first exit")
-        case .exit: lines.append("vmtape: \(style.red("diverged")) at exit \(number)")
-        case .end:
-            lines.append(
-                "vmtape: \(style.red("diverged")) at the end: all \(number) exits are equal")
+    /// One side: its kind, its row, and for an exit the reason and where it was.
+    private static func write(_ side: PlacedEvent, _ json: inout JSONWriter) {
+        json.beginObject()
+        json.key("event")
+        json.value(String(describing: side.event.kind))
+        if case .exit(let exit) = side.event {
+            json.key("reason")
+            json.value(exit.reason.name)
         }
-        lines += ExitContext.lines(before: divergence.exitNumber, count: 5, reader)
-        if let expected = divergence.expected {
-            lines.append("  " + style.green("- recorded  ") + describe(expected))
+        if let registers = side.registers {
+            json.key("rip")
+            json.value(hex: registers.rip)
         }
-        if let actual = divergence.actual {
-            lines.append("  " + style.red("+ replayed  ") + describe(actual))
-        }
-        let differences = divergence.registerDifferences
-        if !differences.isEmpty {
-            lines.append("  registers that differ:")
-            for difference in differences.prefix(24) {
-                let name = difference.name
-                let gap = String(repeating: " ", count: max(0, 16 - name.count))
-                lines.append(
-                    "    \(name)\(gap)recorded \(RunText.hex(difference.expected, digits: 16))"
-                        + "  replayed \(RunText.hex(difference.actual, digits: 16))")
-            }
-            if differences.count > 24 { lines.append("    and \(differences.count - 24) more") }
-        }
-        if !divergence.differingPages.isEmpty {
-            let pages = divergence.differingPages
-            let shown = pages.prefix(8).map { "0x" + RunText.hex($0 * 4096, digits: 1) }
-                .joined(separator: ", ")
-            lines.append(
-                "  RAM differs in \(pages.count) page\(pages.count == 1 ? "" : "s"): \(shown)"
-                    + (pages.count > 8 ? ", ..." : ""))
-        }
-        if !divergence.causes.isEmpty {
-            lines.append("  likely causes, the likeliest first:")
-            lines += divergence.causes.map { "    \($0)" }
-        }
-        return lines
-    }
-
-    /// One side of a divergence in one line.
-    private static func describe(_ side: PlacedEvent) -> String {
-        EventText.describe(side.event, row: side.row, rip: side.registers?.rip)
+        json.key("row")
+        json.value(hexBytes: side.row)
+        json.endObject()
     }
 }
