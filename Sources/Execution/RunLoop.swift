@@ -25,8 +25,8 @@ public enum LoopOutcome: Equatable, Sendable {
 public struct RunLoop: ~Copyable {
     /// Exits made so far; the next one has this number.
     public private(set) var exitCount: UInt64 = 0
-    /// The exit reason of the last exit, for reports.
-    public private(set) var lastExit: Exit?
+    /// The last exit that nobody answers: with it the guest stops.
+    public private(set) var unansweredExit: Exit?
     private var finder: InstructionFinder
     /// Words of rare exits, laid out as the trace takes them.
     private var words: InlineArray<16, UInt64> = InlineArray(repeating: 0)
@@ -73,7 +73,6 @@ public struct RunLoop: ~Copyable {
                 }
                 continue
             }
-            lastExit = exit
             if case .irqWindowOpen = exit { continue }
             if case .intr = exit { continue }
             guard
@@ -194,6 +193,7 @@ public struct RunLoop: ~Copyable {
             cpu.answerMSR(0, fault: !isTaken)
             return try answerMSR(isTaken ? 0 : nil, &side)
         default:
+            unansweredExit = exit
             return try unsafe reportUnanswered(
                 exit, cpu, &side, registers: registers, system: system, entered: entered,
                 returned: returned)
