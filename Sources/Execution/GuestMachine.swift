@@ -10,7 +10,7 @@ public struct GuestMachine: ~Copyable {
     /// The guest's memory. Declared before the machine that maps it, which must go first.
     let memory: GuestMemory
     private let machine: VirtualMachine
-    var cpu: PendingCPU
+    var cpu: GuestCPU
     /// The CPUID table as KVM holds it after the table was set.
     public let observedCPUID: [CPUIDEntry]
     /// Registers at the first instruction, as KVM has them.
@@ -40,7 +40,7 @@ public struct GuestMachine: ~Copyable {
         }
         (observedCPUID, registers, systemRegisters) = initial
         kicker = cpu.kicker
-        self.cpu = cpu.begin()
+        self.cpu = GuestCPU(cpu.begin())
         self.machine = machine
         self.memory = memory
     }
@@ -81,10 +81,10 @@ public struct GuestMachine: ~Copyable {
     }
 
     /// The registers at the last exit.
-    public var currentRegisters: GeneralRegisters { cpu.registers }
+    public var currentRegisters: GeneralRegisters { unsafe cpu.registersPointer.pointee }
 
     /// System registers at the last exit.
-    public var currentSystemRegisters: SystemRegisters { cpu.systemRegisters }
+    public var currentSystemRegisters: SystemRegisters { unsafe cpu.systemRegistersPointer.pointee }
 
     /// Up to `count` bytes of guest memory at a linear address, as the guest maps it now.
     public func bytes(at address: GuestVirtualAddress, count: Int) -> [UInt8] {
