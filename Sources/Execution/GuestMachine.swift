@@ -1,4 +1,4 @@
-public import Guest
+internal import Guest
 public import KVM
 public import Machine
 
@@ -19,17 +19,21 @@ public struct GuestMachine: ~Copyable {
     public let systemRegisters: SystemRegisters
     /// Makes KVM_RUN return, from other threads.
     public let kicker: Kicker
+    /// Which OUTs stand for rewritten instructions.
+    let traps: RewriteTraps
 
     /// Creates the machine and loads the guest.
     ///
     /// The calling thread is the one that must run it (KVM binds kicks to it).
-    public init(
-        hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry]
+    init(
+        hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry],
+        rewriting: Rewriting
     ) throws(ExecutionError) {
         let memory = try guest { () throws(GuestError) in
             try GuestMemory(layout: plan.ram, romLengthInBytes: plan.romLengthInBytes)
         }
         try guest { () throws(GuestError) in try plan.apply(to: memory) }
+        try rewriting.apply(to: memory)
         let machine = try Self.makeMachine(hypervisor, memory)
         var cpu = try kvm { () throws(KVMError) in try machine.createCPU() }
         let initial = try kvm { () throws(KVMError) in
@@ -40,6 +44,7 @@ public struct GuestMachine: ~Copyable {
         }
         (observedCPUID, registers, systemRegisters) = initial
         kicker = cpu.kicker
+        traps = rewriting.traps
         self.cpu = GuestCPU(cpu.begin())
         self.machine = machine
         self.memory = memory
