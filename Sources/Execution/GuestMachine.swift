@@ -35,7 +35,10 @@ public struct GuestMachine: ~Copyable {
         try guest { () throws(GuestError) in try plan.apply(to: memory) }
         try rewriting.apply(to: memory)
         let machine = try Self.makeMachine(hypervisor, memory)
-        var cpu = try kvm { () throws(KVMError) in try machine.createCPU() }
+        var cpu = try kvm { () throws(KVMError) in
+            // Events too would cost 1 % of an exit, and no exit needs them.
+            try machine.createCPU(synchronisation: [.general, .system])
+        }
         let initial = try kvm { () throws(KVMError) in
             try cpu.setCPUID(cpuid)
             try cpu.setSystemRegisters(plan.systemRegisters)

@@ -249,7 +249,7 @@ extension GuestMachine {
         let system = currentSystemRegisters
         var fault: CPUFault?
         if case .ended = outcome {
-            fault = CPUFault(loop.lastExit, registers: registers, system: system) {
+            fault = CPUFault(loop.unansweredExit, registers: registers, system: system) {
                 bytes(at: $0, count: 15)
             }
         }

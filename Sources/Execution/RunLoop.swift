@@ -25,8 +25,8 @@ public enum LoopOutcome: Equatable, Sendable {
 public struct RunLoop: ~Copyable {
     /// Exits made so far; the next one has this number.
     public private(set) var exitCount: UInt64 = 0
-    /// The exit reason of the last exit, for reports.
-    public private(set) var lastExit: Exit?
+    /// The last exit that nobody answers: with it the guest stops.
+    public private(set) var unansweredExit: Exit?
     private var finder: InstructionFinder
     /// Words of rare exits, laid out as the trace takes them.
     private var words: InlineArray<16, UInt64> = InlineArray(repeating: 0)
@@ -72,6 +72,7 @@ public struct RunLoop: ~Copyable {
                 }
                 continue
             }
+            if Self.isUncounted(exit) { continue }
             if let outcome = try take(
                 exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
             {
@@ -90,9 +91,6 @@ public struct RunLoop: ~Copyable {
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        lastExit = exit
-        if case .irqWindowOpen = exit { return nil }
-        if case .intr = exit { return nil }
         guard
             try handle(
                 exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
@@ -108,6 +106,16 @@ public struct RunLoop: ~Copyable {
         if exitCount >= exitLimit { return .exitLimit }
         if let reason = stop.reason { return .stopped(reason, isInMidFlight: false) }
         return nil
+    }
+
+    /// Exits that neither the guest nor its set-up caused: where they come varies, so they are never
+    /// numbered, and nothing is done at them.
+    @inline(__always)
+    private static func isUncounted(_ exit: Exit) -> Bool {
+        switch exit {
+        case .irqWindowOpen, .intr: true
+        default: false
+        }
     }
 
     /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
@@ -134,6 +142,7 @@ public struct RunLoop: ~Copyable {
             switch step {
             case .settled: break settling
             case .exit(let exit):
+                if Self.isUncounted(exit) { continue }
                 if let outcome = try take(
                     exit, &cpu, &side, memory: memory, entered: entered,
                     returned: HostThread.timestamp())
@@ -263,6 +272,7 @@ public struct RunLoop: ~Copyable {
             cpu.answerMSR(0, fault: !isTaken)
             return try answerMSR(isTaken ? 0 : nil, &side)
         default:
+            unansweredExit = exit
             return try unsafe reportUnanswered(
                 exit, cpu, &side, registers: registers, system: system, entered: entered,
                 returned: returned)

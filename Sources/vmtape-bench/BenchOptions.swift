@@ -18,9 +18,9 @@ struct BenchOptions {
     var childRounds: Int?
 
     /// How often run, record, replay and the bare loop take turns.
-    var passCount: Int { isQuick ? 6 : 30 }
+    var passCount: Int { isQuick ? 10 : 100 }
     /// Rounds of the guest in each turn; a round makes two exits.
-    var roundsPerPass: Int { isQuick ? 5_000 : 20_000 }
+    var roundsPerPass: Int { isQuick ? 3_000 : 6_000 }
     /// Rounds of the guest where one recording is looked at.
     var roundsPerRecording: Int { isQuick ? 15_000 : 150_000 }
     /// Rounds of the short and the long recording whose memory and allocations are compared.

@@ -10,7 +10,7 @@ extension Bench {
     /// What the vCPU thread spends on encoding an exit and its answer, against the round trip of
     /// the very same exits.
     func encoding() throws -> [Figure] {
-        let guest = try BenchGuest(options.guest, rounds: options.roundsPerRecording)
+        let guest = try BenchGuest(options.guest, rounds: options.roundsPerRecording, cpu: cpu)
         var machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: guest.plan, cpuid: host.guestCPUID())
         let start = HostThread.timestamp()
@@ -26,7 +26,10 @@ extension Bench {
             world: LiveWorld(devices: try DeviceSet(.init())),
             listener: TimedRecorder(
                 Recorder(writer: writer), capacity: options.roundsPerRecording * 2 + 64))
+        // After the writer's thread exists, which would inherit it.
+        let pin = try ThreadPin(toCPU: cpu)
         _ = try machine.run(&loop, &side)
+        extendLifetime(pin)
         let ticks = Double(HostThread.timestamp() &- start)
         let perNanosecond =
             ticks / Double(HostThread.monotonicNanoseconds() - startNanoseconds)

@@ -1,5 +1,6 @@
 internal import Execution
 internal import Glibc
+internal import KVM
 internal import Trace
 
 extension Bench {
@@ -59,7 +60,8 @@ struct RecordingChild {
     /// The process: records, and reports.
     static func run(_ options: BenchOptions, rounds: Int) throws {
         let host = try Host()
-        let guest = try BenchGuest(options.guest, rounds: rounds)
+        let cpu = try HostThread.allowedCPUs().first ?? 0
+        let guest = try BenchGuest(options.guest, rounds: rounds, cpu: cpu)
         let before = try allocations()
         let outcome = try guest.record(host, to: "\(options.directory)/child.vmtape")
         let after = try allocations()

@@ -6,7 +6,7 @@ internal import Trace
 extension Bench {
     /// How big traces of the polling guest are, and how fast they are read.
     func recordings() throws -> [Figure] {
-        let guest = try BenchGuest(options.guest, rounds: options.roundsPerRecording)
+        let guest = try BenchGuest(options.guest, rounds: options.roundsPerRecording, cpu: cpu)
         let timed = path("timed")
         let outcome = try guest.record(host, to: timed)
         let untimed = try guest.record(host, to: path("untimed"), timing: false)
@@ -58,7 +58,7 @@ extension Bench {
             complain("vmtape-bench: no tboot here: its bytes an exit are left out")
             return []
         }
-        let guest = try BenchGuest(image)
+        let guest = try BenchGuest(image, cpu: cpu)
         let summary = try guest.record(host, to: path("tboot")).summary
         let exits = Double(summary.exitCount)
         return [
