@@ -1,4 +1,4 @@
-internal import Guest
+public import Guest
 public import KVM
 public import Machine
 
@@ -25,9 +25,9 @@ public struct GuestMachine: ~Copyable {
     /// Creates the machine and loads the guest.
     ///
     /// The calling thread is the one that must run it (KVM binds kicks to it).
-    init(
+    public init(
         hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry],
-        rewriting: Rewriting
+        rewriting: Rewriting = Rewriting()
     ) throws(ExecutionError) {
         let memory = try guest { () throws(GuestError) in
             try GuestMemory(layout: plan.ram, romLengthInBytes: plan.romLengthInBytes)

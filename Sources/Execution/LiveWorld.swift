@@ -1,7 +1,7 @@
 public import Devices
 internal import Glibc
 public import Machine
-public import Trace
+internal import Trace
 
 /// The live world: device models on their buses, and a clock.
 public struct LiveWorld: World, ~Copyable {
@@ -24,8 +24,8 @@ public struct LiveWorld: World, ~Copyable {
     ///   - cpuidTable: what rewritten CPUIDs show.
     ///   - stop: ends the wait of an idle guest.
     public init(
-        devices: consuming DeviceSet, clock: ClockKind, cpuidTable: [CPUIDEntry],
-        stop: StopRequest
+        devices: consuming DeviceSet, clock: ClockKind = .host, cpuidTable: [CPUIDEntry] = [],
+        stop: StopRequest = StopRequest()
     ) {
         self.devices = devices
         self.clock = GuestClock(clock)

@@ -5,7 +5,7 @@ internal import Machine
 internal import Trace
 
 /// The instructions of a guest that are rewritten to exits, and how.
-struct Rewriting: Sendable {
+public struct Rewriting: Sendable {
     /// Each place, with the bytes before and after.
     var sites: [RewrittenSite] = []
     /// What the OUTs stand for.
@@ -18,7 +18,7 @@ struct Rewriting: Sendable {
     private static let cpuidPorts: [UInt8] = [0xCB, 0xCD, 0xCF, 0xDB, 0xDD]
 
     /// Nothing is rewritten.
-    init() {}
+    public init() {}
 
     /// Finds what is to be rewritten in a load.
     ///
@@ -65,7 +65,10 @@ struct Rewriting: Sendable {
 
     /// What a new guest needs on this host.
     init(_ configuration: LiveConfiguration, _ host: borrowing Host) {
-        guard configuration.rewritesTimeStamp else { return }
+        guard configuration.rewritesTimeStamp else {
+            self.init()
+            return
+        }
         let behaviour = host.probe.behaviour
         let isShown =
             behaviour.cpuidRing0 == .yes && behaviour.unhideableLeaf1ECX == 0
