@@ -1,4 +1,5 @@
 public import Devices
+internal import KVM
 public import Machine
 internal import Trace
 
@@ -8,15 +9,28 @@ public struct LiveWorld: World, ~Copyable {
     public var devices: DeviceSet
     /// What a device asked for in the exit that is being handled.
     private var outcome = DeviceOutcome.none
+    /// The host's time at the first access, which is the devices' time 0.
+    private var start: UInt64?
 
     /// Makes a world of devices.
     public init(devices: consuming DeviceSet) { self.devices = devices }
+
+    /// Moves the devices on to the host's time.
+    @inline(__always)
+    private mutating func advance() {
+        guard devices.machine == .pc else { return }
+        let now = HostThread.monotonicNanoseconds()
+        let origin = start ?? now
+        start = origin
+        devices.advance(to: now &- origin)
+    }
 
     /// A port write reaches its device.
     public mutating func portOut(
         _ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
         // SAFETY: the buffer is the caller's, alive through the call.
+        advance()
         outcome = unsafe devices.portOut(port, size: size, bytes)
     }
 
@@ -25,6 +39,7 @@ public struct LiveWorld: World, ~Copyable {
         _ port: UInt16, size: Int, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
         // SAFETY: the buffer is the caller's, alive through the call.
+        advance()
         unsafe devices.portIn(port, size: size, into: bytes)
     }
 
@@ -33,6 +48,7 @@ public struct LiveWorld: World, ~Copyable {
         _ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
         // SAFETY: the buffer is the caller's, alive through the call.
+        advance()
         outcome = unsafe devices.memoryWrite(address, bytes)
     }
 
@@ -41,6 +57,7 @@ public struct LiveWorld: World, ~Copyable {
         _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
         // SAFETY: the buffer is the caller's, alive through the call.
+        advance()
         unsafe devices.memoryRead(address, into: bytes)
     }
 
@@ -55,7 +72,7 @@ public struct LiveWorld: World, ~Copyable {
     /// Ends the run where a device or the exit itself says so.
     @inline(__always)
     public mutating func verdict(natural: Ending?) throws(ExecutionError) -> Verdict {
-        if outcome == .none {
+        if outcome == .none || outcome == .directMemory {
             guard let natural else { return .go }
             return .end(natural)
         }
@@ -65,7 +82,7 @@ public struct LiveWorld: World, ~Copyable {
     private mutating func takeOutcome() -> Ending {
         defer { outcome = .none }
         switch outcome {
-        case .none, .reset: return Ending(.reset)
+        case .none, .directMemory, .reset: return Ending(.reset)
         case .debugExit(let status):
             return Ending(.debugExit, guestStatus: Int32(truncatingIfNeeded: status))
         case .powerOff: return Ending(.powerOff)
