@@ -33,11 +33,20 @@ public struct LiveWorld: World, ~Copyable {
         self.stop = stop
     }
 
+    /// An exit was made: time passes, and devices are brought up to it.
+    @inline(__always)
+    private mutating func advance() {
+        guard devices.machine == .pc else { return }
+        clock.tick()
+        devices.advance(to: clock.nanoseconds)
+    }
+
     /// A port write reaches its device.
     @inline(__always)
     public mutating func portOut(
         _ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
+        advance()
         // SAFETY: the buffer is the caller's, alive through the call.
         outcome = unsafe devices.portOut(port, size: size, bytes)
     }
@@ -47,6 +56,7 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func portIn(
         _ port: UInt16, size: Int, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
+        advance()
         // SAFETY: the buffer is the caller's, alive through the call.
         unsafe devices.portIn(port, size: size, into: bytes)
     }
@@ -55,6 +65,7 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func memoryWrite(
         _ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
+        advance()
         // SAFETY: the buffer is the caller's, alive through the call.
         outcome = unsafe devices.memoryWrite(address, bytes)
     }
@@ -63,6 +74,7 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func memoryRead(
         _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
+        advance()
         // SAFETY: the buffer is the caller's, alive through the call.
         unsafe devices.memoryRead(address, into: bytes)
     }
@@ -103,12 +115,9 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func verdict(
         natural: Ending?, canWake: Bool
     ) throws(ExecutionError) -> Verdict {
-        if devices.hasClock {
-            clock.tick()
-            devices.advance(to: clock.nanoseconds)
-        }
         if outcome != .none { return .end(takeOutcome()) }
         guard let natural else { return .go }
+        advance()
         if natural.reason == .halted, canWake, idle() { return .go }
         return .end(natural)
     }
@@ -119,7 +128,9 @@ public struct LiveWorld: World, ~Copyable {
 
     /// The interrupt controller's acknowledge cycle.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
-        devices.acknowledgeInterrupt()
+        // The 8259 gives a vector in any case: that of the spurious interrupt where nothing is
+        // pending any more.
+        devices.acknowledgeInterrupt() ?? 0
     }
 
     /// The guest waits for an interrupt. False where none can come any more.
@@ -130,7 +141,7 @@ public struct LiveWorld: World, ~Copyable {
             // Somebody wants the run to end: it ends at this very exit.
             if stop.reason != nil { return true }
             let deadline = devices.nextDeadline
-            guard deadline != nil || devices.canWakeByInput else { return false }
+            guard deadline != nil || canWakeByInput else { return false }
             let nap: UInt64
             if let deadline {
                 nap = min(clock.idle(until: deadline), Self.napNanoseconds)
@@ -149,10 +160,13 @@ public struct LiveWorld: World, ~Copyable {
         return true
     }
 
+    /// Whether the host may still send something that raises an interrupt.
+    private var canWakeByInput: Bool { devices.machine == .pc && !devices.isInputExhausted }
+
     private mutating func takeOutcome() -> Ending {
         defer { outcome = .none }
         switch outcome {
-        case .none, .reset: return Ending(.reset)
+        case .none, .directMemory, .reset: return Ending(.reset)
         case .debugExit(let status):
             return Ending(.debugExit, guestStatus: Int32(truncatingIfNeeded: status))
         case .powerOff: return Ending(.powerOff)

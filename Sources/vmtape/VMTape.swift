@@ -24,7 +24,8 @@ struct VMTape: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             RunCommand.self, RecordCommand.self, ReplayCommand.self, InfoCommand.self,
-            DumpCommand.self, FindCommand.self, StatCommand.self, ConsoleCommand.self,
+            DumpCommand.self, FindCommand.self, StatCommand.self, DiffCommand.self,
+            ConsoleCommand.self,
             VerifyCommand.self,
             DoctorCommand.self,
         ])

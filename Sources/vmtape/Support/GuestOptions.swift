@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import Devices
 internal import Execution
 internal import Guest
 
@@ -8,6 +9,15 @@ struct GuestOptions: ParsableArguments {
         name: [.short, .long],
         help: "RAM, in bytes or with K, M, G; a multiple of 4 KiB.")
     var memory = ByteSize(bytes: 64 << 20)
+
+    @Option(
+        help: ArgumentHelp(
+            "The devices: bare (serial port and ways to end) or pc.",
+            valueName: MachineKind.allCases.map(\.rawValue).joined(separator: "|")))
+    var machine: MachineOption = .bare
+
+    @Option(help: ArgumentHelp("ASCII text typed on a PC's keyboard.", valueName: "text"))
+    var keys = ""
 
     @Option(
         help: ArgumentHelp(
@@ -100,6 +110,22 @@ struct KindOption: ExpressibleByArgument {
     }
 
     static var allValueStrings: [String] { GuestKind.allCases.map(\.rawValue) }
+}
+
+/// A ``Devices/MachineKind`` as an option; see ``KindOption``.
+struct MachineOption: ExpressibleByArgument {
+    let machine: MachineKind
+    static let bare = MachineOption(machine: .bare)
+
+    private init(machine: MachineKind) { self.machine = machine }
+
+    init?(argument: String) {
+        guard let machine = MachineKind(rawValue: argument) else { return nil }
+        self.machine = machine
+    }
+
+    var defaultValueDescription: String { machine.rawValue }
+    static var allValueStrings: [String] { MachineKind.allCases.map(\.rawValue) }
 }
 
 /// Where a guest's output goes.

@@ -42,6 +42,11 @@ struct LiveGuest {
             case .file(let path): .file(path)
             }
         let file = options.input
+        var pc = PCConfiguration(
+            memoryBelow4GiB: configuration.plan.ram.lowLength,
+            memoryAbove4GiB: configuration.plan.ram.highLength)
+        pc.startDate = UInt64(max(0, time(nil)))
+        pc.keys = Array(options.keys.utf8)
         let console = console
         return try attempt { () throws(LiveGuestError) in
             let input: ConsoleInput
@@ -53,7 +58,8 @@ struct LiveGuest {
                 input = console?.input() ?? ConsoleInput()
             }
             do throws(DeviceError) {
-                return try DeviceSet(.init(serial: target), input: input)
+                return try DeviceSet(
+                    .init(serial: target, machine: options.machine.machine, pc: pc), input: input)
             } catch { throw .device(error) }
         }
     }
