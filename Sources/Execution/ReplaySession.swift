@@ -67,7 +67,8 @@ public struct ReplaySession: ~Copyable {
         }
         let plan = try Self.plan(reader)
         let machine = try GuestMachine(
-            hypervisor: host.hypervisor, plan: plan, cpuid: reader.header.requestedCPUID)
+            hypervisor: host.hypervisor, plan: plan, cpuid: reader.header.requestedCPUID,
+            rewriting: Rewriting(reader.header))
         if !options.isForced,
             let leaf = Self.firstDifference(reader.header.observedCPUID, machine.observedCPUID)
         {

@@ -31,6 +31,7 @@ public struct RunLoop: ~Copyable {
     /// Words of rare exits, laid out as the trace takes them.
     private var words: InlineArray<16, UInt64> = InlineArray(repeating: 0)
     private let exitLimit: UInt64
+    private let traps: RewriteTraps
     private let stop: StopRequest
 
     /// Makes a loop.
@@ -38,10 +39,15 @@ public struct RunLoop: ~Copyable {
     /// - Parameters:
     ///   - behaviour: where RIP stands in exits of this host.
     ///   - exitLimit: how many exits to make at most.
+    ///   - traps: which OUTs stand for another instruction.
     ///   - stop: where others ask for an end.
-    public init(behaviour: HostBehaviour, exitLimit: UInt64 = .max, stop: StopRequest) {
+    public init(
+        behaviour: HostBehaviour, exitLimit: UInt64 = .max, traps: RewriteTraps = RewriteTraps(),
+        stop: StopRequest
+    ) {
         finder = InstructionFinder(behaviour)
         self.exitLimit = exitLimit
+        self.traps = traps
         self.stop = stop
     }
 
@@ -53,13 +59,6 @@ public struct RunLoop: ~Copyable {
     ) throws(ExecutionError) -> LoopOutcome
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         guard exitLimit > 0 else { return .exitLimit }
-        // A tape may end before the first exit: a guest that never exits was cut off, or the
-        // recorder was killed. Such a guest must not be entered, for it would not come back.
-        switch try side.verdict(natural: nil) {
-        case .go: break
-        case .end(let ending): return .ended(ending)
-        case .endOfTape: return .endOfTape
-        }
         while true {
             let entered = HostThread.timestamp()
             let result: RunResult
@@ -73,21 +72,92 @@ public struct RunLoop: ~Copyable {
                 }
                 continue
             }
-            if case .irqWindowOpen = exit { continue }
-            if case .intr = exit { continue }
-            guard
-                try handle(
-                    exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
-            else { return .endedByListener }
-            exitCount += 1
-            switch try side.verdict(natural: Self.naturalEnding(exit)) {
-            case .go: break
-            case .end(let ending): return .ended(ending)
-            case .endOfTape: return .endOfTape
+            if Self.isUncounted(exit) { continue }
+            if let outcome = try take(
+                exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
+            {
+                return outcome
             }
-            if exitCount >= exitLimit { return .exitLimit }
-            if let reason = stop.reason { return .stopped(reason, isInMidFlight: false) }
+            if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
+                return outcome
+            }
         }
+    }
+
+    /// Everything that one exit asks for; nil: the guest runs on.
+    @inline(__always)
+    private mutating func take<CPU, Side>(
+        _ exit: Exit, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        guard
+            try handle(
+                exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
+        else { return .endedByListener }
+        exitCount += 1
+        // SAFETY: the page's registers do not change before the next run.
+        let canWake = unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0
+        switch try side.verdict(natural: Self.naturalEnding(exit), canWake: canWake) {
+        case .go: break
+        case .end(let ending): return .ended(ending)
+        case .endOfTape: return .endOfTape
+        }
+        if exitCount >= exitLimit { return .exitLimit }
+        if let reason = stop.reason { return .stopped(reason, isInMidFlight: false) }
+        return nil
+    }
+
+    /// Exits that neither the guest nor its set-up caused: where they come varies, so they are never
+    /// numbered, and nothing is done at them.
+    @inline(__always)
+    private static func isUncounted(_ exit: Exit) -> Bool {
+        switch exit {
+        case .irqWindowOpen, .intr: true
+        default: false
+        }
+    }
+
+    /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
+    private static let interruptFlag: UInt64 = 1 << 9
+
+    /// Gives the CPU the interrupt that waits, if it can take it at this exit; else it waits on.
+    ///
+    /// What the exit left pending is finished first (DESIGN 4), since an interrupt before that
+    /// would come in the middle of an instruction. That may take further exits, which are
+    /// ordinary ones, and the same without an interrupt.
+    @inline(never)
+    private mutating func deliver<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // SAFETY: the page's registers do not change before the next run.
+        guard unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0 else {
+            return nil
+        }
+        settling: while true {
+            let entered = HostThread.timestamp()
+            let step: Settlement
+            do throws(KVMError) { step = try cpu.settle() } catch { throw .kvm(error) }
+            switch step {
+            case .settled: break settling
+            case .exit(let exit):
+                if Self.isUncounted(exit) { continue }
+                if let outcome = try take(
+                    exit, &cpu, &side, memory: memory, entered: entered,
+                    returned: HostThread.timestamp())
+                {
+                    return outcome
+                }
+            }
+        }
+        guard cpu.isReadyForInterrupt, try side.hasInterrupt() else { return nil }
+        let vector = try side.acknowledgeInterrupt()
+        guard try side.interruption(Interruption(.external, vector: vector)) else {
+            return .endedByListener
+        }
+        do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
+        return nil
     }
 
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.
@@ -126,6 +196,15 @@ public struct RunLoop: ~Copyable {
             let rewind = unsafe finder.rewind(
                 portAccess: isWrite ? .output : .input, port: io.port, size: size,
                 count: Int(io.count), registers: registers, system: system, memory: memory)
+            if isWrite, traps.mayBe(io),
+                let trapped = unsafe traps.instruction(
+                    at: registers.pointee.rip &- UInt64(rewind), io, system: system.pointee,
+                    memory: memory)
+            {
+                return try unsafe complete(
+                    trapped, io, &cpu, &side, rewind: rewind, registers: registers,
+                    system: system, entered: entered, returned: returned)
+            }
             return try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
                 try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
                     let sent = unsafe UnsafeRawBufferPointer(
@@ -134,7 +213,7 @@ public struct RunLoop: ~Copyable {
                         try unsafe side.exit(
                             .io(
                                 isWrite: isWrite, size: UInt8(size), port: io.port,
-                                count: UInt32(io.count), data: sent), rewind: rewind,
+                                count: UInt32(io.count), data: sent), flags: [], rewind: rewind,
                             registers: registers, system: system, entered: entered,
                             returned: returned)
                     else { return false }
@@ -156,7 +235,7 @@ public struct RunLoop: ~Copyable {
                 try unsafe side.exit(
                     .mmio(
                         address: mmio.address, length: UInt8(length), isWrite: mmio.isWrite,
-                        value: value),
+                        value: value), flags: [],
                     rewind: rewind, registers: registers, system: system, entered: entered,
                     returned: returned)
             else { return false }
@@ -176,7 +255,7 @@ public struct RunLoop: ~Copyable {
         case .rdmsr(let access):
             guard
                 try unsafe side.exit(
-                    .rdmsr(index: access.index, why: access.cause), rewind: 0,
+                    .rdmsr(index: access.index, why: access.cause), flags: [], rewind: 0,
                     registers: registers, system: system, entered: entered, returned: returned)
             else { return false }
             let value = try side.readMSR(access.index)
@@ -185,7 +264,7 @@ public struct RunLoop: ~Copyable {
         case .wrmsr(let access):
             guard
                 try unsafe side.exit(
-                    .wrmsr(index: access.index, why: access.cause, value: access.value),
+                    .wrmsr(index: access.index, why: access.cause, value: access.value), flags: [],
                     rewind: 0, registers: registers, system: system, entered: entered,
                     returned: returned)
             else { return false }
@@ -198,6 +277,55 @@ public struct RunLoop: ~Copyable {
                 exit, cpu, &side, registers: registers, system: system, entered: entered,
                 returned: returned)
         }
+    }
+
+    /// An instruction that was rewritten to an OUT: its answer goes where it would have put it.
+    private mutating func complete<CPU, Side>(
+        _ trapped: RewriteTraps.Instruction, _ io: PortIO, _ cpu: inout CPU, _ side: inout Side,
+        rewind: UInt8, registers: UnsafePointer<GeneralRegisters>,
+        system: UnsafePointer<SystemRegisters>, entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // SAFETY (whole function): see `handle`; buffers are local values or the run page's.
+        let isTaken = try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
+            try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
+                try unsafe side.exit(
+                    .io(
+                        isWrite: true, size: 1, port: io.port, count: 1,
+                        data: UnsafeRawBufferPointer(bytes)),
+                    flags: .rewrittenInstruction, rewind: rewind, registers: registers,
+                    system: system, entered: entered, returned: returned)
+            }
+        }
+        guard isTaken else { return false }
+        var after = unsafe registers.pointee
+        let isAnswered: Bool
+        switch trapped {
+        case .timeStamp:
+            var value = try side.timeStamp()
+            after[.rax] = value & 0xFFFF_FFFF
+            after[.rdx] = value >> 32
+            isAnswered = try unsafe withUnsafeBytes(of: &value) { bytes throws(ExecutionError) in
+                try unsafe side.answer(.timeStamp, bytes)
+            }
+        case .cpuid:
+            var answer = try unsafe side.cpuid(
+                function: UInt32(truncatingIfNeeded: after[.rax]),
+                index: UInt32(truncatingIfNeeded: after[.rcx]), system: system.pointee)
+            for (index, register) in [Register.rax, .rbx, .rcx, .rdx].enumerated() {
+                after[register] = UInt64(answer.words[index])
+            }
+            isAnswered = try unsafe withUnsafeBytes(of: &answer.words) {
+                bytes throws(ExecutionError) in
+                try unsafe side.answer(.cpuid, bytes)
+            }
+        }
+        guard isAnswered else { return false }
+        do throws(KVMError) {
+            let isReplaced = try cpu.replaceRegistersAfterOut(after)
+            precondition(isReplaced, "a rewritten instruction is an OUT of count 1")
+        } catch { throw .kvm(error) }
+        return true
     }
 
     /// The trace's form of an MSR answer: one byte of fault, then the value.
@@ -282,13 +410,13 @@ public struct RunLoop: ~Copyable {
                 return try cpu.withPayload { payload throws(ExecutionError) in
                     try unsafe payload.withUnsafeBytes { bytes throws(ExecutionError) in
                         try unsafe side.exit(
-                            .other(exit.reason, data: bytes), rewind: 0, registers: registers,
+                            .other(exit.reason, data: bytes), flags: [], rewind: 0, registers: registers,
                             system: system, entered: entered, returned: returned)
                     }
                 }
             }
             return try unsafe side.exit(
-                detail, rewind: rewind, registers: registers, system: system, entered: entered,
+                detail, flags: [], rewind: rewind, registers: registers, system: system, entered: entered,
                 returned: returned)
         }
     }
