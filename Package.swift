@@ -70,6 +70,12 @@ let package = Package(
             ],
             swiftSettings: strict),
 
+        // What tools/ run.
+        .executableTarget(
+            name: "vmtape-bench",
+            dependencies: ["Devices", "Execution", "Guest", "KVM", "Machine", "Trace"],
+            swiftSettings: strict),
+
         tests("Machine"),
         tests("KVM", ["Machine"]),
         tests("Disassembly", ["Machine"]),

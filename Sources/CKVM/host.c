@@ -4,11 +4,21 @@
 #include <sched.h>
 #include <time.h>
 
-long ckvm_pin_thread(unsigned cpu) {
-    if (cpu >= CPU_SETSIZE) return -EINVAL;
+long ckvm_get_affinity(uint64_t *words, unsigned count) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
+    long result = ckvm_result(sched_getaffinity(0, sizeof set, &set));
+    if (result < 0) return result;
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE && cpu / 64 < count; cpu++)
+        if (CPU_ISSET(cpu, &set)) words[cpu / 64] |= UINT64_C(1) << cpu % 64;
+    return 0;
+}
+
+long ckvm_set_affinity(const uint64_t *words, unsigned count) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE && cpu / 64 < count; cpu++)
+        if (words[cpu / 64] >> cpu % 64 & 1) CPU_SET(cpu, &set);
     return ckvm_result(sched_setaffinity(0, sizeof set, &set));
 }
 

@@ -27,8 +27,20 @@ struct ckvm_kick *ckvm_kick_open(struct kvm_run *run) {
 
 void ckvm_kick_close(struct ckvm_kick *kick) { atomic_store(&kick->run, NULL); }
 
+// The calling thread's id, 0 before it was first bound.
+static _Thread_local int this_thread;
+
 void ckvm_kick_bind_thread(struct ckvm_kick *kick) {
-    atomic_store(&kick->thread, (int)syscall(SYS_gettid));
+    if (!this_thread) {
+        // Threads of a pool (libdispatch's, on which Swift's tasks run) block every signal, and
+        // one that blocks this would never leave KVM_RUN.
+        sigset_t set;
+        sigemptyset(&set);
+        sigaddset(&set, KICK_SIGNAL);
+        pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+        this_thread = (int)syscall(SYS_gettid);
+    }
+    atomic_store(&kick->thread, this_thread);
 }
 
 // Request first, then immediate_exit: whoever clears immediate_exit looks at the request

@@ -4,7 +4,7 @@ public import Trace
 
 /// Why a run could not begin or go on. The description is one line for a person.
 ///
-/// A divergence is not among these: it is a result (``Divergence``).
+/// A divergence is not among these: it is a result (``ReplayDivergence``).
 public enum ExecutionError: Error, CustomStringConvertible {
     /// The kernel refused something.
     case kvm(KVMError)
@@ -24,4 +24,26 @@ public enum ExecutionError: Error, CustomStringConvertible {
         case .cannotReplay(let message): message
         }
     }
+}
+
+/// Runs something of KVM's and passes its error on as ours.
+func kvm<Result: ~Copyable>(
+    _ body: () throws(KVMError) -> Result
+) throws(ExecutionError) -> Result {
+    do throws(KVMError) { return try body() } catch { throw .kvm(error) }
+}
+
+/// Runs something of the trace's and passes its error on as ours.
+@inline(__always)
+func trace<Result: ~Copyable>(
+    _ body: () throws(TraceError) -> Result
+) throws(ExecutionError) -> Result {
+    do throws(TraceError) { return try body() } catch { throw .trace(error) }
+}
+
+/// Runs something of the guest's loading and passes its error on as ours.
+func guest<Result: ~Copyable>(
+    _ body: () throws(GuestError) -> Result
+) throws(ExecutionError) -> Result {
+    do throws(GuestError) { return try body() } catch { throw .guest(error) }
 }

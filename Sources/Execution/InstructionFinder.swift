@@ -1,27 +1,7 @@
 internal import Disassembly
 internal import Guest
-public import Machine
-
-/// Where KVM's RIP stands in an exit, by kind: at the instruction, or after it (KVM-FACTS). Probed.
-public struct RIPPhases: Equatable, Sendable {
-    /// OUT reports the address of the next instruction.
-    public var isAfterOut = false
-    /// OUTS of a count above 1, or with REP.
-    public var isAfterOuts = false
-    /// IN.
-    public var isAfterIn = false
-    /// INS.
-    public var isAfterIns = false
-    /// A write to device memory.
-    public var isAfterMMIOWrite = false
-    /// A read of device memory.
-    public var isAfterMMIORead = false
-    /// HLT.
-    public var isAfterHLT = false
-
-    /// RIP at the instruction everywhere.
-    public init() {}
-}
+internal import KVM
+internal import Machine
 
 /// Finds how many bytes before RIP the instruction starts that caused an exit.
 ///
@@ -35,11 +15,46 @@ struct InstructionFinder: ~Copyable {
         var rewind: UInt8 = 0
     }
 
-    private let phases: RIPPhases
+    /// Which exits report RIP after the instruction, by ring (KVM-FACTS; probed).
+    private let inRing0: AfterFlags
+    private let inRing3: AfterFlags
+    private let inRealMode: AfterFlags
     private var entries = [Entry](repeating: Entry(), count: 1024)
-    private var code = [UInt8](repeating: 0, count: Disassembler.usefulHistory)
 
-    init(_ phases: RIPPhases) { self.phases = phases }
+    /// The probed phases as flags: a phase that could not be probed counts as "at".
+    private struct AfterFlags {
+        let out: Bool
+        let outs: Bool
+        let input: Bool
+        let ins: Bool
+        let memoryWrite: Bool
+        let memoryRead: Bool
+        let hlt: Bool
+
+        init(_ phases: RIPPhases) {
+            out = phases.outDX == .after || phases.outImmediate == .after
+            outs = phases.repOuts == .after
+            input = phases.input == .after
+            ins = phases.repIns == .after
+            memoryWrite = phases.mmioWrite == .after
+            memoryRead = phases.mmioRead == .after
+            hlt = phases.hlt == .after
+        }
+    }
+
+    init(_ behaviour: HostBehaviour) {
+        inRing0 = AfterFlags(behaviour.ring0)
+        inRing3 = AfterFlags(behaviour.ring3)
+        inRealMode = AfterFlags(behaviour.real)
+    }
+
+    @inline(__always)
+    private func flags(_ system: UnsafePointer<SystemRegisters>) -> AfterFlags {
+        // SAFETY: the caller's pointer is valid during the call.
+        let isReal = unsafe system.pointee[.cr0] & 1 == 0
+        if isReal { return inRealMode }
+        return unsafe system.pointee[.ss].dpl & 3 == 3 ? inRing3 : inRing0
+    }
 
     /// For a port access.
     @inline(__always)
@@ -48,11 +63,12 @@ struct InstructionFinder: ~Copyable {
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         memory: borrowing GuestMemory
     ) -> UInt8 {
+        let flags = unsafe flags(system)
         let isAfter: Bool
         if direction == .output {
-            isAfter = count > 1 ? phases.isAfterOuts : phases.isAfterOut
+            isAfter = count > 1 ? flags.outs : flags.out
         } else {
-            isAfter = count > 1 ? phases.isAfterIns : phases.isAfterIn
+            isAfter = count > 1 ? flags.ins : flags.input
         }
         guard isAfter else { return 0 }
         let isString: Bool? = count > 1 ? true : nil
@@ -72,7 +88,8 @@ struct InstructionFinder: ~Copyable {
         memoryAccess isWrite: Bool, length: Int, registers: UnsafePointer<GeneralRegisters>,
         system: UnsafePointer<SystemRegisters>, memory: borrowing GuestMemory
     ) -> UInt8 {
-        guard isWrite ? phases.isAfterMMIOWrite : phases.isAfterMMIORead else { return 0 }
+        let flags = unsafe flags(system)
+        guard isWrite ? flags.memoryWrite : flags.memoryRead else { return 0 }
         // SAFETY: the caller's pointers are valid during the call.
         return unsafe find(
             isWrite ? .memoryWrite(sizeInBytes: length) : .any,
@@ -81,7 +98,10 @@ struct InstructionFinder: ~Copyable {
     }
 
     /// For HLT, which is one byte.
-    func rewindOfHLT() -> UInt8 { phases.isAfterHLT ? 1 : 0 }
+    func rewindOfHLT(system: UnsafePointer<SystemRegisters>) -> UInt8 {
+        // SAFETY: the caller's pointer is valid during the call.
+        unsafe flags(system).hlt ? 1 : 0
+    }
 
     private mutating func find(
         _ cause: CausingInstruction, key: UInt64, rip: UInt64,
@@ -106,13 +126,14 @@ struct InstructionFinder: ~Copyable {
         // Back from RIP to what can be read: the page before may not be mapped.
         let inPage = Int(linear & 0xFFF)
         var bytes: [UInt8] = []
-        if inPage < code.count {
+        let history = Disassembler.usefulHistory
+        if inPage < history {
             bytes = PageWalk.read(
-                GuestVirtualAddress(linear &- UInt64(code.count)), count: code.count - inPage,
+                GuestVirtualAddress(linear &- UInt64(history)), count: history - inPage,
                 system: system, memory: memory)
-            if bytes.count < code.count - inPage { bytes = [] }
+            if bytes.count < history - inPage { bytes = [] }
         }
-        let near = min(inPage, code.count)
+        let near = min(inPage, history)
         bytes += PageWalk.read(
             GuestVirtualAddress(linear &- UInt64(near)), count: near, system: system,
             memory: memory)

@@ -38,21 +38,31 @@ public enum PageWalk {
             let index = linear >> UInt64(shift) & (level == 2 && levels == 3 ? 3 : (1 << UInt64(indexBits)) - 1)
             let entryAddress = GuestPhysicalAddress(table &+ index * UInt64(entryBytes))
             var entry: UInt64 = 0
-            let isRead = withUnsafeMutableBytes(of: &entry) { bytes in
-                // SAFETY: the buffer is the local entry, and at most its 8 bytes are taken.
-                unsafe memory.read(
-                    entryAddress, into: UnsafeMutableRawBufferPointer(rebasing: bytes[..<entryBytes]))
+            // SAFETY: the host pointer covers `entryBytes`, and the entry has room for 8.
+            guard let host = unsafe memory.host(entryAddress, count: entryBytes) else { return nil }
+            unsafe withUnsafeMutableBytes(of: &entry) {
+                unsafe $0.copyMemory(
+                    from: UnsafeRawBufferPointer(start: host, count: entryBytes))
             }
-            guard isRead, entry & EntryBits.present != 0 else { return nil }
-            let isLeaf = level == 0 || (level <= 2 && !(levels == 3 && level == 2)
-                && entry & EntryBits.pageSize != 0)
+            guard entry & EntryBits.present != 0 else { return nil }
+            // Large pages: 4 MiB need CR4.PSE; PAE has none at its top level, and 4- and 5-level
+            // paging have them up to 1 GiB.
+            let hasLargePages =
+                switch levels {
+                case 2: system[.cr4] & ControlBits.pse != 0
+                case 3: level == 1
+                default: level <= 2
+                }
+            let isLeaf = level == 0 || hasLargePages && entry & EntryBits.pageSize != 0
             guard isLeaf else {
                 table = entry & addressMask
                 continue
             }
             let size = UInt64(1) << UInt64(shift)
             let offset = linear & (size - 1)
-            let frame = entry & addressMask & ~(size - 1)
+            var frame = entry & addressMask & ~(size - 1)
+            // PSE-36: bits 20-13 of a 4 MiB page's entry are bits 39-32 of its address.
+            if levels == 2, level == 1 { frame |= (entry >> 13 & 0xFF) << 32 }
             return (GuestPhysicalAddress(frame | offset), Int(size - offset))
         }
         return nil
@@ -71,11 +81,9 @@ public enum PageWalk {
                 let place = translate(GuestVirtualAddress(at), system: system, memory: memory)
             else { break }
             let piece = min(count - result.count, place.contiguousBytes, 0x1000 - Int(at & 0xFFF))
-            var bytes = [UInt8](repeating: 0, count: piece)
-            // SAFETY: the buffer is the array's own storage, alive through the call.
-            let isRead = unsafe bytes.withUnsafeMutableBytes { unsafe memory.read(place.address, into: $0) }
-            guard isRead else { break }
-            result += bytes
+            // SAFETY: the host pointer covers `piece` bytes, copied at once.
+            guard let host = unsafe memory.host(place.address, count: piece) else { break }
+            unsafe result += UnsafeRawBufferPointer(start: host, count: piece)
             at &+= UInt64(piece)
         }
         return result
@@ -96,6 +104,7 @@ public enum PageWalk {
 /// Bits of CR0, CR4 and EFER that translation depends on (Intel SDM vol. 3, 2.5 and 2.2.1).
 enum ControlBits {
     static let paging: UInt64 = 1 << 31
+    static let pse: UInt64 = 1 << 4
     static let pae: UInt64 = 1 << 5
     static let la57: UInt64 = 1 << 12
     static let longModeActive: UInt64 = 1 << 10

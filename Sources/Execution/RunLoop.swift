@@ -1,8 +1,8 @@
 internal import Disassembly
 public import Guest
 public import KVM
-public import Machine
-public import Trace
+internal import Machine
+internal import Trace
 
 /// How the loop came to its end.
 public enum LoopOutcome: Equatable, Sendable {
@@ -25,35 +25,39 @@ public enum LoopOutcome: Equatable, Sendable {
 public struct RunLoop: ~Copyable {
     /// Exits made so far; the next one has this number.
     public private(set) var exitCount: UInt64 = 0
-    /// The exit reason of the last exit, for reports.
-    public private(set) var lastExit: Exit?
+    /// The last exit that nobody answers: with it the guest stops.
+    public private(set) var unansweredExit: Exit?
     private var finder: InstructionFinder
     /// Words of rare exits, laid out as the trace takes them.
     private var words: InlineArray<16, UInt64> = InlineArray(repeating: 0)
     private let exitLimit: UInt64
+    private let traps: RewriteTraps
     private let stop: StopRequest
 
     /// Makes a loop.
     ///
     /// - Parameters:
-    ///   - phases: where RIP stands in exits of this host.
+    ///   - behaviour: where RIP stands in exits of this host.
     ///   - exitLimit: how many exits to make at most.
+    ///   - traps: which OUTs stand for another instruction.
     ///   - stop: where others ask for an end.
-    public init(phases: RIPPhases, exitLimit: UInt64 = .max, stop: StopRequest) {
-        finder = InstructionFinder(phases)
+    public init(
+        behaviour: HostBehaviour, exitLimit: UInt64 = .max, traps: RewriteTraps = RewriteTraps(),
+        stop: StopRequest
+    ) {
+        finder = InstructionFinder(behaviour)
         self.exitLimit = exitLimit
+        self.traps = traps
         self.stop = stop
     }
 
     /// Runs until something ends it.
-    public mutating func run<CPU, Surroundings, Listener>(
-        _ cpu: inout CPU, world: inout Surroundings, listener: inout Listener,
-        memory: borrowing GuestMemory
+    ///
+    /// - Parameter side: what stands on the other side of the cut: answers, and listens.
+    public mutating func run<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome
-    where
-        CPU: Processor & ~Copyable, Surroundings: World & ~Copyable,
-        Listener: RunListener & ~Copyable
-    {
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         guard exitLimit > 0 else { return .exitLimit }
         while true {
             let entered = HostThread.timestamp()
@@ -68,23 +72,92 @@ public struct RunLoop: ~Copyable {
                 }
                 continue
             }
-            lastExit = exit
-            if case .irqWindowOpen = exit { continue }
-            if case .intr = exit { continue }
-            guard
-                try handle(
-                    exit, &cpu, &world, &listener, memory: memory, entered: entered,
-                    returned: returned)
-            else { return .endedByListener }
-            exitCount += 1
-            switch try world.verdict(natural: Self.naturalEnding(exit)) {
-            case .go: break
-            case .end(let ending): return .ended(ending)
-            case .endOfTape: return .endOfTape
+            if Self.isUncounted(exit) { continue }
+            if let outcome = try take(
+                exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
+            {
+                return outcome
             }
-            if exitCount >= exitLimit { return .exitLimit }
-            if let reason = stop.reason { return .stopped(reason, isInMidFlight: false) }
+            if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
+                return outcome
+            }
         }
+    }
+
+    /// Everything that one exit asks for; nil: the guest runs on.
+    @inline(__always)
+    private mutating func take<CPU, Side>(
+        _ exit: Exit, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        guard
+            try handle(
+                exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
+        else { return .endedByListener }
+        exitCount += 1
+        // SAFETY: the page's registers do not change before the next run.
+        let canWake = unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0
+        switch try side.verdict(natural: Self.naturalEnding(exit), canWake: canWake) {
+        case .go: break
+        case .end(let ending): return .ended(ending)
+        case .endOfTape: return .endOfTape
+        }
+        if exitCount >= exitLimit { return .exitLimit }
+        if let reason = stop.reason { return .stopped(reason, isInMidFlight: false) }
+        return nil
+    }
+
+    /// Exits that neither the guest nor its set-up caused: where they come varies, so they are never
+    /// numbered, and nothing is done at them.
+    @inline(__always)
+    private static func isUncounted(_ exit: Exit) -> Bool {
+        switch exit {
+        case .irqWindowOpen, .intr: true
+        default: false
+        }
+    }
+
+    /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
+    private static let interruptFlag: UInt64 = 1 << 9
+
+    /// Gives the CPU the interrupt that waits, if it can take it at this exit; else it waits on.
+    ///
+    /// What the exit left pending is finished first (DESIGN 4), since an interrupt before that
+    /// would come in the middle of an instruction. That may take further exits, which are
+    /// ordinary ones, and the same without an interrupt.
+    @inline(never)
+    private mutating func deliver<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // SAFETY: the page's registers do not change before the next run.
+        guard unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0 else {
+            return nil
+        }
+        settling: while true {
+            let entered = HostThread.timestamp()
+            let step: Settlement
+            do throws(KVMError) { step = try cpu.settle() } catch { throw .kvm(error) }
+            switch step {
+            case .settled: break settling
+            case .exit(let exit):
+                if Self.isUncounted(exit) { continue }
+                if let outcome = try take(
+                    exit, &cpu, &side, memory: memory, entered: entered,
+                    returned: HostThread.timestamp())
+                {
+                    return outcome
+                }
+            }
+        }
+        guard cpu.isReadyForInterrupt, try side.hasInterrupt() else { return nil }
+        let vector = try side.acknowledgeInterrupt()
+        guard try side.interruption(Interruption(.external, vector: vector)) else {
+            return .endedByListener
+        }
+        do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
+        return nil
     }
 
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.
@@ -107,15 +180,11 @@ public struct RunLoop: ~Copyable {
 
     /// Tells the listener of an exit, has the world answer it, and tells the listener the answer.
     @inline(__always)
-    private mutating func handle<CPU, Surroundings, Listener>(
-        _ exit: Exit, _ cpu: inout CPU, _ world: inout Surroundings,
-        _ listener: inout Listener, memory: borrowing GuestMemory, entered: UInt64,
-        returned: UInt64
+    private mutating func handle<CPU, Side>(
+        _ exit: Exit, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool
-    where
-        CPU: Processor & ~Copyable, Surroundings: World & ~Copyable,
-        Listener: RunListener & ~Copyable
-    {
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         // SAFETY (whole function): the pointers are into the run page, which the CPU owns and
         // KVM changes only in the next run; the calls below end before that.
         let registers = unsafe cpu.registersPointer
@@ -127,37 +196,46 @@ public struct RunLoop: ~Copyable {
             let rewind = unsafe finder.rewind(
                 portAccess: isWrite ? .output : .input, port: io.port, size: size,
                 count: Int(io.count), registers: registers, system: system, memory: memory)
+            if isWrite, traps.mayBe(io),
+                let trapped = unsafe traps.instruction(
+                    at: registers.pointee.rip &- UInt64(rewind), io, system: system.pointee,
+                    memory: memory)
+            {
+                return try unsafe complete(
+                    trapped, io, &cpu, &side, rewind: rewind, registers: registers,
+                    system: system, entered: entered, returned: returned)
+            }
             return try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
                 try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
-                    let sent = UnsafeRawBufferPointer(
+                    let sent = unsafe UnsafeRawBufferPointer(
                         start: bytes.baseAddress, count: isWrite ? bytes.count : 0)
                     guard
-                        try unsafe listener.exit(
+                        try unsafe side.exit(
                             .io(
                                 isWrite: isWrite, size: UInt8(size), port: io.port,
-                                count: UInt32(io.count), data: sent), rewind: rewind,
+                                count: UInt32(io.count), data: sent), flags: [], rewind: rewind,
                             registers: registers, system: system, entered: entered,
                             returned: returned)
                     else { return false }
                     if isWrite {
-                        try unsafe world.portOut(io.port, size: size, bytes: sent)
+                        try unsafe side.portOut(io.port, size: size, bytes: sent)
                         return true
                     }
-                    try unsafe world.portIn(io.port, size: size, into: bytes)
-                    return try unsafe listener.answer(.io, UnsafeRawBufferPointer(bytes))
+                    try unsafe side.portIn(io.port, size: size, into: bytes)
+                    return try unsafe side.answer(.io, UnsafeRawBufferPointer(bytes))
                 }
             }
         case .mmio(let mmio):
-            let length = Int(mmio.length)
+            let length = Int(mmio.size)
             let rewind = unsafe finder.rewind(
                 memoryAccess: mmio.isWrite, length: length, registers: registers, system: system,
                 memory: memory)
             var value = mmio.isWrite ? cpu.mmioValue : 0
             guard
-                try unsafe listener.exit(
+                try unsafe side.exit(
                     .mmio(
                         address: mmio.address, length: UInt8(length), isWrite: mmio.isWrite,
-                        value: value),
+                        value: value), flags: [],
                     rewind: rewind, registers: registers, system: system, entered: entered,
                     returned: returned)
             else { return false }
@@ -165,44 +243,94 @@ public struct RunLoop: ~Copyable {
                 bytes throws(ExecutionError) -> Bool in
                 let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[..<length])
                 if mmio.isWrite {
-                    try unsafe world.memoryWrite(
+                    try unsafe side.memoryWrite(
                         mmio.address, bytes: UnsafeRawBufferPointer(bytes))
                     return true
                 }
-                try unsafe world.memoryRead(mmio.address, into: bytes)
-                return try unsafe listener.answer(.mmio, UnsafeRawBufferPointer(bytes))
+                try unsafe side.memoryRead(mmio.address, into: bytes)
+                return try unsafe side.answer(.mmio, UnsafeRawBufferPointer(bytes))
             }
             if !mmio.isWrite { cpu.mmioValue = value }
             return isAnswered
         case .rdmsr(let access):
             guard
-                try unsafe listener.exit(
-                    .rdmsr(index: access.index, why: access.cause), rewind: 0,
+                try unsafe side.exit(
+                    .rdmsr(index: access.index, why: access.cause), flags: [], rewind: 0,
                     registers: registers, system: system, entered: entered, returned: returned)
             else { return false }
-            let value = try world.readMSR(access.index)
+            let value = try side.readMSR(access.index)
             cpu.answerMSR(value ?? 0, fault: value == nil)
-            return try answerMSR(value, &listener)
+            return try answerMSR(value, &side)
         case .wrmsr(let access):
             guard
-                try unsafe listener.exit(
-                    .wrmsr(index: access.index, why: access.cause, value: access.value),
+                try unsafe side.exit(
+                    .wrmsr(index: access.index, why: access.cause, value: access.value), flags: [],
                     rewind: 0, registers: registers, system: system, entered: entered,
                     returned: returned)
             else { return false }
-            let isTaken = try world.writeMSR(access.index, access.value)
+            let isTaken = try side.writeMSR(access.index, access.value)
             cpu.answerMSR(0, fault: !isTaken)
-            return try answerMSR(isTaken ? 0 : nil, &listener)
+            return try answerMSR(isTaken ? 0 : nil, &side)
         default:
+            unansweredExit = exit
             return try unsafe reportUnanswered(
-                exit, cpu, &listener, registers: registers, system: system, entered: entered,
+                exit, cpu, &side, registers: registers, system: system, entered: entered,
                 returned: returned)
         }
     }
 
+    /// An instruction that was rewritten to an OUT: its answer goes where it would have put it.
+    private mutating func complete<CPU, Side>(
+        _ trapped: RewriteTraps.Instruction, _ io: PortIO, _ cpu: inout CPU, _ side: inout Side,
+        rewind: UInt8, registers: UnsafePointer<GeneralRegisters>,
+        system: UnsafePointer<SystemRegisters>, entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // SAFETY (whole function): see `handle`; buffers are local values or the run page's.
+        let isTaken = try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
+            try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
+                try unsafe side.exit(
+                    .io(
+                        isWrite: true, size: 1, port: io.port, count: 1,
+                        data: UnsafeRawBufferPointer(bytes)),
+                    flags: .rewrittenInstruction, rewind: rewind, registers: registers,
+                    system: system, entered: entered, returned: returned)
+            }
+        }
+        guard isTaken else { return false }
+        var after = unsafe registers.pointee
+        let isAnswered: Bool
+        switch trapped {
+        case .timeStamp:
+            var value = try side.timeStamp()
+            after[.rax] = value & 0xFFFF_FFFF
+            after[.rdx] = value >> 32
+            isAnswered = try unsafe withUnsafeBytes(of: &value) { bytes throws(ExecutionError) in
+                try unsafe side.answer(.timeStamp, bytes)
+            }
+        case .cpuid:
+            var answer = try unsafe side.cpuid(
+                function: UInt32(truncatingIfNeeded: after[.rax]),
+                index: UInt32(truncatingIfNeeded: after[.rcx]), system: system.pointee)
+            for (index, register) in [Register.rax, .rbx, .rcx, .rdx].enumerated() {
+                after[register] = UInt64(answer.words[index])
+            }
+            isAnswered = try unsafe withUnsafeBytes(of: &answer.words) {
+                bytes throws(ExecutionError) in
+                try unsafe side.answer(.cpuid, bytes)
+            }
+        }
+        guard isAnswered else { return false }
+        do throws(KVMError) {
+            let isReplaced = try cpu.replaceRegistersAfterOut(after)
+            precondition(isReplaced, "a rewritten instruction is an OUT of count 1")
+        } catch { throw .kvm(error) }
+        return true
+    }
+
     /// The trace's form of an MSR answer: one byte of fault, then the value.
-    private func answerMSR<Listener: RunListener & ~Copyable>(
-        _ value: UInt64?, _ listener: inout Listener
+    private func answerMSR<Side: RunListener & ~Copyable>(
+        _ value: UInt64?, _ side: inout Side
     ) throws(ExecutionError) -> Bool {
         var bytes: InlineArray<9, UInt8> = InlineArray(repeating: 0)
         bytes[0] = value == nil ? 1 : 0
@@ -211,20 +339,31 @@ public struct RunLoop: ~Copyable {
         }
         return try unsafe withUnsafeBytes(of: &bytes) { bytes throws(ExecutionError) in
             // SAFETY: the buffer is the local array, alive through the call.
-            try unsafe listener.answer(.msr, bytes)
+            try unsafe side.answer(.msr, bytes)
+        }
+    }
+
+    /// Reasons whose payload KVM documents and vmtape decodes: an exit of one of them that could not
+    /// be decoded is no exit of an unknown kind, and cannot be recorded as one.
+    private static func hasPayloadOfItsOwn(_ reason: ExitReason) -> Bool {
+        switch reason {
+        case .io, .mmio, .rdmsr, .wrmsr, .hypercall, .internalError, .failEntry, .systemEvent,
+            .exception, .debug:
+            true
+        default: false
         }
     }
 
     /// Exits that nobody answers: the guest stops, or the run ends with them.
     @inline(never)
-    private mutating func reportUnanswered<CPU, Listener>(
-        _ exit: Exit, _ cpu: borrowing CPU, _ listener: inout Listener,
+    private mutating func reportUnanswered<CPU, Side>(
+        _ exit: Exit, _ cpu: borrowing CPU, _ side: inout Side,
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool
-    where CPU: Processor & ~Copyable, Listener: RunListener & ~Copyable {
+    where CPU: Processor & ~Copyable, Side: RunListener & ~Copyable {
         let rewind: UInt8
-        if case .hlt = exit { rewind = finder.rewindOfHLT() } else { rewind = 0 }
+        if case .hlt = exit { unsafe rewind = finder.rewindOfHLT(system: system) } else { rewind = 0 }
         var wordCount = 0
         switch exit {
         case .internalError(let error):
@@ -238,6 +377,11 @@ public struct RunLoop: ~Copyable {
         case .systemEvent(let event):
             words = event.data
             wordCount = event.count
+        case .hypercall(let call):
+            for index in 0..<6 { words[index] = call.arguments[index] }
+            wordCount = 6
+        case .other(let reason) where Self.hasPayloadOfItsOwn(reason):
+            throw .kvm(.malformed("KVM_EXIT \(reason.name) with a payload that is none"))
         default: break
         }
         return try unsafe withUnsafeBytes(of: &words) { words throws(ExecutionError) -> Bool in
@@ -254,19 +398,25 @@ public struct RunLoop: ~Copyable {
                 unsafe detail = .failEntry(hardwareReason: hardwareReason, cpu: 0)
             case .exception(let vector, let errorCode):
                 unsafe detail = .exception(vector: vector, errorCode: errorCode)
+            case .debug(let stop):
+                unsafe detail = .debug(
+                    exception: stop.exception, pc: stop.pc.rawValue, dr6: stop.dr6, dr7: stop.dr7)
+            case .hypercall(let call):
+                unsafe detail = .hypercall(
+                    number: call.number, isLongMode: call.isLongMode, arguments: data)
             case .hlt, .shutdown:
                 unsafe detail = .plain(exit.reason)
             default:
                 return try cpu.withPayload { payload throws(ExecutionError) in
                     try unsafe payload.withUnsafeBytes { bytes throws(ExecutionError) in
-                        try unsafe listener.exit(
-                            .other(exit.reason, data: bytes), rewind: 0, registers: registers,
+                        try unsafe side.exit(
+                            .other(exit.reason, data: bytes), flags: [], rewind: 0, registers: registers,
                             system: system, entered: entered, returned: returned)
                     }
                 }
             }
-            return try unsafe listener.exit(
-                detail, rewind: rewind, registers: registers, system: system, entered: entered,
+            return try unsafe side.exit(
+                detail, flags: [], rewind: rewind, registers: registers, system: system, entered: entered,
                 returned: returned)
         }
     }

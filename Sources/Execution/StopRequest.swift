@@ -1,5 +1,4 @@
-public import Synchronization
-public import Trace
+internal import Synchronization
 
 /// Why somebody outside of the guest wants the run to end.
 public enum StopReason: UInt8, Sendable {

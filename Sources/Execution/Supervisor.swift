@@ -1,6 +1,6 @@
 internal import Glibc
 internal import Machine
-public import Synchronization
+internal import Synchronization
 
 /// The thread beside the vCPU: it waits for signals and deadlines, and asks the run to end.
 ///
@@ -78,7 +78,7 @@ public final class Supervisor: Sendable {
             return handle
         }
         // SAFETY: the handle is of a thread that was created joinable and is joined once.
-        if let handle { _ = unsafe pthread_join(handle, nil) }
+        if let handle { _ = pthread_join(handle, nil) }
     }
 
     private func watch(

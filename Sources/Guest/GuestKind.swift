@@ -36,6 +36,9 @@ public enum GuestKind: String, CaseIterable, Sendable {
                 .unsupported, name,
                 "a Linux bzImage cannot be started yet; give its vmlinux (ELF)")
         }
+        guard !bytes.starts(with: [0x23, 0x21]) else {
+            throw GuestError(.unsupported, name, "a script (#!), not a guest image")
+        }
         return .flatReal
     }
 

@@ -12,6 +12,10 @@ enum Gzip {
     /// Throws ``GuestError`` of kind truncated, malformed, or tooBig (beyond `limit` bytes).
     static func unpack(_ file: GuestFile, limit: Int) throws(GuestError) -> [UInt8] {
         var output: [UInt8] = []
+        // The last four bytes say how much it is (modulo 2^32): a hint, since they can be anything.
+        // DEFLATE makes at most 1032 bytes of one.
+        let tail = LittleEndianReader(file.bytes.suffix(4)).word(at: 0) ?? 0
+        output.reserveCapacity(min(Int(tail), limit, file.bytes.count * 1032))
         var position = 0
         repeat {
             position = try unpackMember(file, from: position, limit: limit, into: &output)

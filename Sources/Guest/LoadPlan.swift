@@ -21,7 +21,9 @@ public struct LoadPlan: Sendable {
     public internal(set) var romLengthInBytes: UInt64 = 0
     /// The writes; none reaches into another.
     public internal(set) var writes: [Write] = []
-    /// General-purpose registers, RIP and RFLAGS at the first instruction.
+    /// General-purpose registers, RIP and RFLAGS at the first instruction. Interrupts are off, and
+    /// there is no stack. RDI is the guest-physical address of the NUL-terminated command line, 0
+    /// without one; a multiboot kernel has EAX and EBX as its specification says instead.
     public internal(set) var registers = GeneralRegisters()
     /// Segment and control registers at the first instruction.
     public internal(set) var systemRegisters = SystemRegisters()

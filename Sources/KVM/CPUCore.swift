@@ -10,38 +10,42 @@ struct CPUCore: ~Copyable {
     let page: RunPage
     /// What KVM copies to the run page by itself.
     let synchronised: SynchronisedRegisters
+    /// What was asked for and KVM does not copy: fetched by requests at every exit.
+    let fetched: SynchronisedRegisters
     /// The size of the XSAVE area in bytes, at least 4096.
     let xsaveBytes: Int
     let hasXSAVE2: Bool
 
     init(
         _ descriptor: consuming FileDescriptor, runPageBytes: Int,
-        synchronised: SynchronisedRegisters, xsaveBytes: Int, hasXSAVE2: Bool
+        wanted: SynchronisedRegisters, possible: SynchronisedRegisters, xsaveBytes: Int,
+        hasXSAVE2: Bool
     ) throws(KVMError) {
         try KVMError.check(ckvm_kick_install(), "installing the kick signal")
         mapping = try RunPageMapping(vcpu: descriptor, byteCount: runPageBytes)
         // SAFETY: `mapping` lives as long as self.
         unsafe page = mapping.page
         self.descriptor = descriptor
-        self.synchronised = synchronised
+        synchronised = wanted.intersection(possible)
+        fetched = wanted.subtracting(possible)
         self.xsaveBytes = xsaveBytes
         self.hasXSAVE2 = hasXSAVE2
         unsafe ckvm_set_sync_valid(page.run, synchronised.rawValue)
     }
 
-    /// Fetches what KVM does not synchronise, so that the page holds registers on every host.
+    /// Puts on the page what was asked for and KVM does not synchronise.
     @inline(never)
-    func fetchUnsynchronised() throws(KVMError) {
+    func fetch() throws(KVMError) {
         // SAFETY: the areas of the page have the sizes that the kernel writes.
-        if !synchronised.contains(.general) {
+        if fetched.contains(.general) {
             try KVMError.check(
                 unsafe ckvm_get_regs(descriptor.number, page.registers), "KVM_GET_REGS")
         }
-        if !synchronised.contains(.system) {
+        if fetched.contains(.system) {
             try KVMError.check(
                 unsafe ckvm_get_sregs(descriptor.number, page.systemRegisters), "KVM_GET_SREGS")
         }
-        if !synchronised.contains(.events) {
+        if fetched.contains(.events) {
             try KVMError.check(
                 unsafe ckvm_get_vcpu_events(descriptor.number, page.events), "KVM_GET_VCPU_EVENTS")
         }

@@ -1,7 +1,7 @@
 internal import CKVM
 
 /// A descriptor of ours, closed when its owner goes.
-struct FileDescriptor: ~Copyable {
+struct FileDescriptor: ~Copyable, Sendable {
     let number: Int32
 
     /// Takes over what a shim returned; the name of the request goes into the error.

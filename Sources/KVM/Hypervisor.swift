@@ -3,7 +3,7 @@ internal import Glibc
 public import Machine
 
 /// `/dev/kvm`, opened: what KVM offers on this host, and the maker of virtual machines.
-public struct Hypervisor: ~Copyable {
+public struct Hypervisor: ~Copyable, Sendable {
     let descriptor: FileDescriptor
     /// The size of a vCPU's run page in bytes (KVM_GET_VCPU_MMAP_SIZE).
     let runPageBytes: Int

@@ -41,7 +41,7 @@ public struct PendingCPU: ~Copyable {
         if result != 0 {
             guard try isFault(result) else { return .interrupted }
         }
-        if core.synchronised != .all { try core.fetchUnsynchronised() }
+        if !core.fetched.isEmpty { try core.fetch() }
         return .exit(unsafe core.page.decodeExit())
     }
 
@@ -66,7 +66,7 @@ public struct PendingCPU: ~Copyable {
             return true
         default: throw KVMError.failure(result, "KVM_RUN")
         }
-        if core.synchronised != .all { try core.fetchUnsynchronised() }
+        if !core.fetched.isEmpty { try core.fetch() }
         return false
     }
 
@@ -85,7 +85,7 @@ public struct PendingCPU: ~Copyable {
         if result != 0, try !isFault(result) {
             return .settled(SettledCPU(core: core))
         }
-        if core.synchronised != .all { try core.fetchUnsynchronised() }
+        if !core.fetched.isEmpty { try core.fetch() }
         let exit = unsafe core.page.decodeExit()
         return .exit(exit, self)
     }
@@ -108,6 +108,8 @@ public struct PendingCPU: ~Copyable {
     }
 
     // MARK: What the page says
+
+    // Of what the CPU was not asked to synchronise, the page holds nothing of use.
 
     /// The registers at the last exit or interruption. Copies 144 bytes; see
     /// ``registersPointer``.
@@ -226,14 +228,15 @@ public struct PendingCPU: ~Copyable {
     /// to finish that reads them. RIP must stay as it was: on some hosts the OUT is skipped only
     /// at the next run. This is how a trapped RDTSC gets its answer.
     ///
-    /// - Returns: False, with nothing written, if the last exit is not an OUT of count 1.
+    /// - Returns: False, with nothing written, if the last exit is not an OUT of count 1, or the
+    ///   CPU was made without ``SynchronisedRegisters/general``.
     public mutating func replaceRegistersAfterOut(
         _ registers: GeneralRegisters
     ) throws(KVMError) -> Bool {
         let run = unsafe core.page.run
         guard unsafe ckvm_exit_reason(run) == UInt32(KVM_EXIT_IO),
             unsafe ckvm_io_direction(run) == PortIO.Direction.output.rawValue,
-            unsafe ckvm_io_count(run) == 1, !isClean
+            unsafe ckvm_io_count(run) == 1, !isClean, hasGeneralRegisters
         else { return false }
         unsafe core.page.registers.pointee = registers
         if core.synchronised.contains(.general) {
@@ -243,6 +246,10 @@ public struct PendingCPU: ~Copyable {
                 unsafe ckvm_set_regs(core.descriptor.number, core.page.registers), "KVM_SET_REGS")
         }
         return true
+    }
+
+    private var hasGeneralRegisters: Bool {
+        core.synchronised.union(core.fetched).contains(.general)
     }
 
     /// Asks for an ``Exit/irqWindowOpen`` as soon as the guest can take an interrupt.
@@ -255,12 +262,16 @@ public struct PendingCPU: ~Copyable {
     /// A handle that makes this vCPU return, for other threads.
     public var kicker: Kicker { Kicker(mapping: core.mapping) }
 
+    /// A timer that kicks this vCPU; made on the thread that runs it.
+    public func makeKickTimer() throws(KVMError) -> KickTimer { try KickTimer(core.mapping) }
+
     /// Withdraws a kick, so that runs go on; whether there was one.
     @discardableResult
     public mutating func acknowledgeKick() -> Bool { core.acknowledgeKick() }
 }
 
 /// What one step of settling came to.
+@frozen
 public enum SettleStep: ~Copyable {
     /// Nothing is pending any more.
     case settled(SettledCPU)

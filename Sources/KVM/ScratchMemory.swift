@@ -26,6 +26,12 @@ struct ScratchMemory: ~Copyable {
         unsafe UnsafeMutableRawBufferPointer(start: base, count: byteCount)
     }
 
+    /// Puts zeros everywhere.
+    func clear() {
+        // SAFETY: the whole mapping, which is self's own.
+        unsafe base.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
+    }
+
     /// Writes bytes at an offset; what does not fit is a bug of ours.
     func write(_ bytes: [UInt8], at offset: Int) {
         precondition(offset >= 0 && offset + bytes.count <= byteCount)

@@ -47,7 +47,12 @@ public struct SettledCPU: ~Copyable {
     public mutating func setSystemRegisters(_ value: SystemRegisters) throws(KVMError) {
         var value = value
         try KVMError.check(unsafe ckvm_set_sregs(core.descriptor.number, &value), "KVM_SET_SREGS")
+        setPageCR8(value[.cr8])
     }
+
+    /// Without an interrupt controller in the kernel, every run takes CR8 from the run page: left
+    /// alone, it would undo what was just written.
+    private func setPageCR8(_ value: UInt64) { unsafe ckvm_set_cr8(core.page.run, value) }
 
     /// Segment and control registers with the PDPTEs (KVM_GET_SREGS2).
     public func systemRegisters2() throws(KVMError) -> SystemRegisters2 {
@@ -62,6 +67,7 @@ public struct SettledCPU: ~Copyable {
         var value = value
         try KVMError.check(
             unsafe ckvm_set_sregs2(core.descriptor.number, &value), "KVM_SET_SREGS2")
+        setPageCR8(value.words[SystemRegisters.ControlName.cr8.rawValue])
     }
 
     /// Pending exceptions, interrupts, NMIs and shadows (KVM_GET_VCPU_EVENTS).

@@ -112,21 +112,28 @@ public struct VirtualMachine: ~Copyable {
 
     /// Makes a CPU in the state after reset (KVM_CREATE_VCPU).
     ///
-    /// - Parameter synchronisation: What KVM copies to the run page at every exit; cut to what
-    ///   the kernel can. What is left out is fetched by requests, exit by exit, where it is
-    ///   ``SynchronisedRegisters/general`` or ``SynchronisedRegisters/system``.
+    /// - Parameter synchronisation: What is on the run page after every exit. KVM copies it there
+    ///   by itself (KVM_CAP_SYNC_REGS); where the kernel cannot, it is fetched by requests, exit by
+    ///   exit. What is not asked for costs nothing and is not there.
     public func createCPU(
         id: UInt32 = 0, synchronisation: SynchronisedRegisters = .all
     ) throws(KVMError) -> SettledCPU {
+        try createCPU(
+            id: id, synchronisation: synchronisation,
+            possible: SynchronisedRegisters(rawValue: UInt64(check(.syncRegisters))))
+    }
+
+    /// The same, as on a kernel that can synchronise only what is possible.
+    func createCPU(
+        id: UInt32, synchronisation: SynchronisedRegisters, possible: SynchronisedRegisters
+    ) throws(KVMError) -> SettledCPU {
         let descriptor = try FileDescriptor(
             ckvm_create_vcpu(self.descriptor.number, id), "KVM_CREATE_VCPU")
-        let possible = SynchronisedRegisters(rawValue: UInt64(check(.syncRegisters)))
-        let xsaveBytes = max(4096, check(.xsave2))
+        let xsaveBytes = check(.xsave2)
         return SettledCPU(
             core: try CPUCore(
-                descriptor, runPageBytes: runPageBytes,
-                synchronised: synchronisation.intersection(possible), xsaveBytes: xsaveBytes,
-                hasXSAVE2: check(.xsave2) > 0))
+                descriptor, runPageBytes: runPageBytes, wanted: synchronisation,
+                possible: possible, xsaveBytes: max(4096, xsaveBytes), hasXSAVE2: xsaveBytes > 0))
     }
 
     /// The statistics of the VM (KVM_GET_STATS_FD).

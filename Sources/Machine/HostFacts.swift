@@ -35,14 +35,20 @@ public struct HostFacts: Equatable, Sendable {
     /// The value of a fact, nil where it is not known.
     public subscript(name: String) -> String? { facts.first { $0.name == name }?.value }
 
-    /// The behaviours in which two hosts differ, with both values (nil: not known there).
+    /// The value of a fact whose probe could not tell: it says nothing, and differs from nothing.
+    public static let unknown = "unknown"
+
+    /// The behaviours in which two hosts differ, with both values.
+    ///
+    /// What one of them does not know, because a probe failed or an older version did not ask,
+    /// does not count as a difference.
     public func behavioursThatDiffer(from other: HostFacts) -> [Difference] {
         var differences: [Difference] = []
-        for fact in facts where fact.weight == .behaviour && other[fact.name] != fact.value {
-            differences.append(.init(name: fact.name, here: fact.value, there: other[fact.name]))
-        }
-        for fact in other.facts where fact.weight == .behaviour && self[fact.name] == nil {
-            differences.append(.init(name: fact.name, here: nil, there: fact.value))
+        for fact in facts where fact.weight == .behaviour && fact.value != Self.unknown {
+            guard let there = other[fact.name], there != Self.unknown, there != fact.value else {
+                continue
+            }
+            differences.append(.init(name: fact.name, here: fact.value, there: there))
         }
         return differences
     }
@@ -52,9 +58,9 @@ public struct HostFacts: Equatable, Sendable {
         /// The fact's name.
         public var name: String
         /// Its value in the facts that were asked.
-        public var here: String?
+        public var here: String
         /// Its value in the facts that were given.
-        public var there: String?
+        public var there: String
     }
 }
 

@@ -59,4 +59,10 @@ import Testing
     #expect(
         a.behavioursThatDiffer(from: b)
             == [.init(name: "rip-after.out", here: "yes", there: "no")])
+    // What a probe could not tell, or what is not there, is no difference.
+    b.facts[1].value = "unknown"
+    #expect(a.behavioursThatDiffer(from: b).isEmpty)
+    #expect(b.behavioursThatDiffer(from: a).isEmpty)
+    b.facts.removeLast()
+    #expect(a.behavioursThatDiffer(from: b).isEmpty)
 }

@@ -372,8 +372,9 @@ long ckvm_timer_set(void *_Nullable timer, uint64_t nanoseconds);
 
 // --- Host --------------------------------------------------------------------------------------
 
-// Pins the calling thread to a CPU; 0 or -errno.
-long ckvm_pin_thread(unsigned cpu);
+// The CPUs the calling thread may run on, a bit for each in `count` words.
+long ckvm_get_affinity(uint64_t *_Nonnull words, unsigned count);
+long ckvm_set_affinity(const uint64_t *_Nonnull words, unsigned count);
 // The CPU the calling thread runs on, or -errno.
 long ckvm_current_cpu(void);
 // Host CPUID of the calling thread's CPU.

@@ -1,0 +1,125 @@
+public import Machine
+public import Trace
+
+/// A world with somebody who listens beside it: what the loop runs live guests in.
+///
+/// (The tape is both by itself: what it answers and what it compares come from one cursor.)
+public struct Attended<Surroundings: World & ~Copyable, Listener: RunListener & ~Copyable>:
+    ~Copyable
+{
+    /// What answers.
+    public var world: Surroundings
+    /// Who listens.
+    public var listener: Listener
+
+    /// Puts the two together.
+    public init(world: consuming Surroundings, listener: consuming Listener) {
+        self.world = world
+        self.listener = listener
+    }
+}
+
+// SAFETY (whole extensions): buffers and pointers are passed on, and not kept.
+extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
+    /// Passed on to the world.
+    @inline(__always)
+    public mutating func portOut(
+        _ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer
+    ) throws(ExecutionError) {
+        try unsafe world.portOut(port, size: size, bytes: bytes)
+    }
+
+    /// Passed on to the world.
+    @inline(__always)
+    public mutating func portIn(
+        _ port: UInt16, size: Int, into bytes: UnsafeMutableRawBufferPointer
+    ) throws(ExecutionError) {
+        try unsafe world.portIn(port, size: size, into: bytes)
+    }
+
+    /// Passed on to the world.
+    @inline(__always)
+    public mutating func memoryWrite(
+        _ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer
+    ) throws(ExecutionError) {
+        try unsafe world.memoryWrite(address, bytes: bytes)
+    }
+
+    /// Passed on to the world.
+    @inline(__always)
+    public mutating func memoryRead(
+        _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
+    ) throws(ExecutionError) {
+        try unsafe world.memoryRead(address, into: bytes)
+    }
+
+    /// Passed on to the world.
+    public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {
+        try world.readMSR(index)
+    }
+
+    /// Passed on to the world.
+    public mutating func writeMSR(
+        _ index: UInt32, _ value: UInt64
+    ) throws(ExecutionError) -> Bool {
+        try world.writeMSR(index, value)
+    }
+
+    /// Passed on to the world.
+    @inline(__always)
+    public mutating func verdict(
+        natural: Ending?, canWake: Bool
+    ) throws(ExecutionError) -> Verdict {
+        try world.verdict(natural: natural, canWake: canWake)
+    }
+
+    /// Passed on to the world.
+    public mutating func timeStamp() throws(ExecutionError) -> UInt64 { try world.timeStamp() }
+
+    /// Passed on to the world.
+    public mutating func cpuid(
+        function: UInt32, index: UInt32, system: borrowing SystemRegisters
+    ) throws(ExecutionError) -> CPUIDAnswer {
+        try world.cpuid(function: function, index: index, system: system)
+    }
+
+    /// Passed on to the world.
+    @inline(__always)
+    public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
+        try world.hasInterrupt()
+    }
+
+    /// Passed on to the world.
+    public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
+        try world.acknowledgeInterrupt()
+    }
+}
+
+extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyable {
+    /// Passed on to the listener.
+    @inline(__always)
+    public mutating func exit(
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
+        registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
+        entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool {
+        try unsafe listener.exit(
+            detail, flags: flags, rewind: rewind, registers: registers, system: system,
+            entered: entered, returned: returned)
+    }
+
+    /// Passed on to the listener.
+    @inline(__always)
+    public mutating func answer(
+        _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
+    ) throws(ExecutionError) -> Bool {
+        try unsafe listener.answer(form, bytes)
+    }
+
+    /// Passed on to the listener.
+    public mutating func interruption(
+        _ interruption: Interruption
+    ) throws(ExecutionError) -> Bool {
+        try listener.interruption(interruption)
+    }
+}

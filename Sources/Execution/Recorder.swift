@@ -1,0 +1,49 @@
+public import Machine
+public import Trace
+
+/// The listener of a recording: hands every event to the trace writer.
+public struct Recorder: RunListener, ~Copyable {
+    /// The trace that is being written.
+    var writer: TraceWriter
+
+    /// Records into a trace.
+    public init(writer: consuming TraceWriter) { self.writer = writer }
+
+    /// Records the exit.
+    @inline(__always)
+    public mutating func exit(
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
+        registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
+        entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool {
+        do throws(TraceError) {
+            // SAFETY: the pointers are the loop's, valid during the call.
+            try unsafe writer.exit(
+                detail, flags: flags, rewind: rewind, registers: registers, system: system,
+                entered: entered, returned: returned)
+        } catch { throw .trace(error) }
+        return true
+    }
+
+    /// Records the answer.
+    @inline(__always)
+    public mutating func answer(
+        _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
+    ) throws(ExecutionError) -> Bool {
+        do throws(TraceError) {
+            // SAFETY: the buffer is the loop's, valid during the call.
+            try unsafe writer.answer(form, bytes)
+        } catch { throw .trace(error) }
+        return true
+    }
+
+    /// Records the interrupt.
+    public mutating func interruption(
+        _ interruption: Interruption
+    ) throws(ExecutionError) -> Bool {
+        do throws(TraceError) { try writer.interruption(interruption) } catch {
+            throw .trace(error)
+        }
+        return true
+    }
+}

@@ -1,0 +1,260 @@
+internal import Glibc
+public import Machine
+public import Trace
+
+/// The taped world: answers what the trace says the live world answered, and compares every event
+/// with what was recorded.
+///
+/// Every event that happens is encoded by the same encoder that recorded it, and its row compared
+/// byte for byte with the row on the tape: what is recorded is what is verified.
+@safe
+public struct Tape: World, RunListener, ~Copyable {
+    private var cursor: TapeCursor
+    private var encoder: RowEncoder
+    private let progress: ReplayProgress
+    private var exitCount: UInt64 = 0
+    /// Where rows of what really happens are encoded.
+    private let row: UnsafeMutableRawPointer
+    /// What happened instead of what was recorded, once the two part.
+    public private(set) var mismatch: TapeMismatch?
+
+    /// Plays a tape from its beginning.
+    ///
+    /// - Throws: where the trace does not begin with a vCPU's start.
+    public init(
+        _ cursor: consuming TapeCursor, file: String, registers: GeneralRegisters,
+        system: SystemRegisters, progress: ReplayProgress
+    ) throws(ExecutionError) {
+        self.progress = progress
+        encoder = RowEncoder(vCPUCount: 1)
+        // SAFETY: owned by self, freed in deinit, as long as the longest row.
+        unsafe row = .allocate(byteCount: RowEncoder.maximumRowBytes, alignment: 16)
+        self.cursor = cursor
+        let length = unsafe encoder.start(registers: registers, system: system, into: row)
+        guard try compare(length) else {
+            if mismatch?.isTapeEnd == true {
+                throw .cannotReplay("\(file): the trace holds no event, not even the start")
+            }
+            return
+        }
+    }
+
+    deinit {
+        // SAFETY: allocated in init, and nothing else frees it.
+        unsafe row.deallocate()
+    }
+
+    /// Compares the row that was just encoded with the next one on the tape.
+    private mutating func compare(
+        _ length: Int
+    ) throws(ExecutionError) -> Bool {
+        // SAFETY: the tape's row is valid until the next call; ours has `length` bytes.
+        guard let expected = try unsafe next() else {
+            mismatch = TapeMismatch(
+                expected: [], actual: unsafe Array(UnsafeRawBufferPointer(start: row, count: length)))
+            return false
+        }
+        let bytes = unsafe expected.bytes
+        if bytes.count == length, let base = bytes.baseAddress,
+            unsafe memoryIsEqual(base, row, length)
+        {
+            return true
+        }
+        mismatch = unsafe TapeMismatch(
+            expected: Array(bytes), actual: Array(UnsafeRawBufferPointer(start: row, count: length)))
+        return false
+    }
+
+    @inline(__always)
+    private mutating func next() throws(ExecutionError) -> TapeRow? {
+        do throws(TraceError) { return unsafe try cursor.next() } catch { throw .trace(error) }
+    }
+
+    @inline(__always)
+    private mutating func peek() throws(ExecutionError) -> TapeRow? {
+        do throws(TraceError) { return unsafe try cursor.peek() } catch { throw .trace(error) }
+    }
+
+    // MARK: The listener
+
+    /// Compares the exit.
+    @inline(__always)
+    public mutating func exit(
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
+        registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
+        entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool {
+        // SAFETY: the pointers are the loop's, valid during the call.
+        let length = unsafe encoder.exit(
+            detail, flags: flags, rewind: rewind, registers: registers, system: system, into: row)
+        guard try compare(length) else { return false }
+        exitCount += 1
+        progress.set(exitCount)
+        return true
+    }
+
+    /// Compares the answer, which was taken from the very row: always equal, and the tape moves on.
+    @inline(__always)
+    public mutating func answer(
+        _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
+    ) throws(ExecutionError) -> Bool {
+        // SAFETY: the buffer is the loop's, valid during the call.
+        let length = unsafe encoder.answer(form, bytes, into: row)
+        return try compare(length)
+    }
+
+    /// Compares the interrupt, which was taken from the very row.
+    public mutating func interruption(
+        _ interruption: Interruption
+    ) throws(ExecutionError) -> Bool {
+        try compare(unsafe encoder.interruption(interruption, into: row))
+    }
+
+    // MARK: The world
+
+    /// Gives the recorded counter.
+    public mutating func timeStamp() throws(ExecutionError) -> UInt64 {
+        var value: UInt64 = 0
+        // SAFETY: the buffer is the local number.
+        try unsafe withUnsafeMutableBytes(of: &value) { bytes throws(ExecutionError) in
+            try unsafe fill(bytes, .timeStamp)
+        }
+        return UInt64(littleEndian: value)
+    }
+
+    /// Gives the recorded answer.
+    public mutating func cpuid(
+        function: UInt32, index: UInt32, system: borrowing SystemRegisters
+    ) throws(ExecutionError) -> CPUIDAnswer {
+        var answer = CPUIDAnswer(eax: 0, ebx: 0, ecx: 0, edx: 0)
+        // SAFETY: the buffer is the local answer's four words, which are plain numbers.
+        try unsafe withUnsafeMutableBytes(of: &answer.words) { bytes throws(ExecutionError) in
+            try unsafe fill(bytes, .cpuid)
+        }
+        return answer
+    }
+
+    /// An interrupt waits where the tape has one next, at this exit and not in mid-flight.
+    @inline(__always)
+    public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
+        guard let next = try unsafe peek() else { return false }
+        return unsafe next.kind == .interruption
+    }
+
+    /// Gives the recorded vector. One that is no external interrupt at an exit shows in the
+    /// comparison that follows.
+    public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
+        let snapshot = encoder.snapshot().registers
+        return try unsafe peek()?.interruption(snapshot: snapshot)?.vector ?? 0
+    }
+
+    /// The guest's output went to the world then; nothing is to be done now.
+    @inline(__always)
+    public mutating func portOut(
+        _ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer
+    ) throws(ExecutionError) {}
+
+    /// Gives the recorded bytes.
+    @inline(__always)
+    public mutating func portIn(
+        _ port: UInt16, size: Int, into bytes: UnsafeMutableRawBufferPointer
+    ) throws(ExecutionError) {
+        try unsafe fill(bytes, .io)
+    }
+
+    /// The guest's write went to the world then; nothing is to be done now.
+    public mutating func memoryWrite(
+        _ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer
+    ) throws(ExecutionError) {}
+
+    /// Gives the recorded bytes.
+    public mutating func memoryRead(
+        _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
+    ) throws(ExecutionError) {
+        try unsafe fill(bytes, .mmio)
+    }
+
+    /// Gives the recorded value.
+    public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {
+        try msrAnswer()
+    }
+
+    /// Gives the recorded verdict.
+    public mutating func writeMSR(
+        _ index: UInt32, _ value: UInt64
+    ) throws(ExecutionError) -> Bool {
+        try msrAnswer() != nil
+    }
+
+    /// Copies the answer that is next on the tape. Where there is none of that size, zeros: the
+    /// comparison that follows sees that the rows differ.
+    @inline(__always)
+    private mutating func fill(
+        _ bytes: UnsafeMutableRawBufferPointer, _ form: AnswerForm
+    ) throws(ExecutionError) {
+        // SAFETY: both buffers hold `bytes.count` bytes, which is checked.
+        guard let next = try unsafe peek(), let answer = unsafe next.answer,
+            unsafe answer.form == form, unsafe answer.data.count == bytes.count
+        else {
+            for index in 0..<bytes.count { unsafe bytes[index] = 0 }
+            return
+        }
+        unsafe bytes.copyMemory(from: answer.data)
+    }
+
+    private mutating func msrAnswer() throws(ExecutionError) -> UInt64? {
+        // SAFETY: the answer's bytes are read before the tape moves.
+        guard let next = try unsafe peek(), let answer = unsafe next.answer,
+            unsafe answer.form == .msr, unsafe answer.data.count == 9,
+            unsafe answer.data[0] == 0
+        else { return nil }
+        var value: UInt64 = 0
+        for index in 0..<8 {
+            value |= unsafe UInt64(answer.data[index + 1]) << UInt64(index * 8)
+        }
+        return value
+    }
+
+    /// The run ends where the tape says so.
+    @inline(__always)
+    public mutating func verdict(
+        natural: Ending?, canWake: Bool
+    ) throws(ExecutionError) -> Verdict {
+        guard let next = try unsafe peek() else { return .endOfTape }
+        guard unsafe next.kind == .end, let end = unsafe next.end else { return .go }
+        return .end(
+            Ending(
+                end.event.reason, guestStatus: end.event.guestStatus,
+                isInMidFlight: end.event.isInMidFlight))
+    }
+
+    // MARK: The end
+
+    /// Compares the end of the run: reason, registers and the digest of RAM.
+    mutating func compareEnd(
+        _ end: EndRecord, memory: Digest128?
+    ) throws(ExecutionError) -> Bool {
+        let length = unsafe encoder.end(end, memory: memory, into: row)
+        return try compare(length)
+    }
+}
+
+/// Rows of an event that happened and of the one that was recorded in its place.
+public struct TapeMismatch: Sendable {
+    /// The recorded row; empty where the tape has ended.
+    public var expected: [UInt8]
+    /// The row of what happened.
+    public var actual: [UInt8]
+
+    /// The tape had no further event.
+    public var isTapeEnd: Bool { expected.isEmpty }
+}
+
+/// memcmp(3) without importing it into the hot path's types.
+@inline(__always)
+private func memoryIsEqual(
+    _ a: UnsafeRawPointer, _ b: UnsafeRawPointer, _ count: Int
+) -> Bool {
+    // SAFETY: the caller vouches for `count` bytes at both.
+    unsafe memcmp(a, b, count) == 0
+}

@@ -1,0 +1,121 @@
+internal import Machine
+
+/// Breakpoints and stepping, by ring.
+enum DebugProbes {
+    private static let nops: [UInt8] = [0x90, 0x90, 0x90, 0xE6, 0x80, 0xEB, 0xFE]
+
+    private static func address(_ number: Int) -> GuestVirtualAddress {
+        GuestVirtualAddress(UInt64(number))
+    }
+
+    /// Whether an exit is the stop that was asked for. A stop elsewhere is none: where ring 3 runs
+    /// on the bare CPU, the trap goes to the guest's handler, and that is what is stepped.
+    private static func answer(_ exit: Exit?, pc: Int) -> Probed {
+        switch exit {
+        case .debug(let stop) where stop.pc == address(pc): .yes
+        case .io(let io) where io.port == 0x80 || io.port == ProbeGuest.faultPort: .no
+        case .debug, .internalError: .no
+        default: .unknown
+        }
+    }
+
+    static func breakpointRing0(
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+    ) throws(KVMError) {
+        guest.load(code: nops)
+        let stop = ProbeGuest.code + 1
+        let wish = GuestDebug(breakpoints: [.init(address(stop))])
+        var cpu = try guest.longModeCPU(cpuid: cpuid)
+        try cpu.setGuestDebug(wish)
+        var run = try ProbeRun(cpu)
+        result.breakpointRing0 = answer(try run.next(), pc: stop)
+        guard result.breakpointRing0 == .yes,
+            case .settled(var stopped) = try run.cpu.settle()
+        else { return }
+        var registers = try stopped.registers()
+        registers.rflags |= 1 << 16
+        try stopped.setRegisters(registers)
+        var again = try ProbeRun(stopped)
+        switch answer(try again.next(), pc: stop) {
+        case .yes: result.resumeFlag = .no
+        case .no: result.resumeFlag = .yes
+        case .unknown: break
+        }
+    }
+
+    static func breakpointRing3(
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+    ) throws(KVMError) {
+        guest.load(userCode: nops)
+        let stop = ProbeGuest.userCode + 1
+        var cpu = try guest.userModeCPU(cpuid: cpuid)
+        try cpu.setGuestDebug(GuestDebug(breakpoints: [.init(address(stop))]))
+        var run = try ProbeRun(cpu)
+        result.breakpointRing3 = answer(try run.next(), pc: stop)
+    }
+
+    static func watchpoint(
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+    ) throws(KVMError) {
+        // mov [rsi], rax; out 0x80, al; jmp self. A watchpoint is a trap: it stops after.
+        guest.load(code: [0x48, 0x89, 0x06, 0xE6, 0x80, 0xEB, 0xFE])
+        var cpu = try guest.longModeCPU(cpuid: cpuid) { $0[.rsi] = UInt64(ProbeGuest.data) }
+        try cpu.setGuestDebug(
+            GuestDebug(breakpoints: [.init(address(ProbeGuest.data), kind: .write, length: 8)]))
+        var run = try ProbeRun(cpu)
+        result.watchpointRing0 = answer(try run.next(), pc: ProbeGuest.code + 3)
+    }
+
+    // out 0x82, al; nop; nop; out 0x80, al; jmp self
+    private static let steps: [UInt8] = [0xE6, 0x82, 0x90, 0x90, 0xE6, 0x80, 0xEB, 0xFE]
+    // out 0x82, al; int3; out 0x80, al; jmp self
+    private static let int3: [UInt8] = [0xE6, 0x82, 0xCC, 0xE6, 0x80, 0xEB, 0xFE]
+
+    /// Runs to the first OUT, arms, and tells whether the guest then stops at `pc`.
+    private static func afterFirstOut(
+        _ run: consuming ProbeRun, arm wish: GuestDebug, pc: Int
+    ) throws(KVMError) -> Probed {
+        guard case .io(let io)? = try run.next(), io.port == 0x82,
+            case .settled(var cpu) = try run.cpu.settle()
+        else { return .unknown }
+        try cpu.setGuestDebug(wish)
+        var armed = try ProbeRun(cpu)
+        return answer(try armed.next(), pc: pc)
+    }
+
+    static func stepRing0(
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+    ) throws(KVMError) {
+        guest.load(code: steps)
+        result.singleStepRing0 = try afterFirstOut(
+            ProbeRun(guest.longModeCPU(cpuid: cpuid)), arm: GuestDebug(singleStep: true),
+            pc: ProbeGuest.code + 3)
+    }
+
+    static func stepRing3(
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+    ) throws(KVMError) {
+        guest.load(userCode: steps)
+        result.singleStepRing3 = try afterFirstOut(
+            ProbeRun(guest.userModeCPU(cpuid: cpuid)), arm: GuestDebug(singleStep: true),
+            pc: ProbeGuest.userCode + 3)
+    }
+
+    static func int3Ring0(
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+    ) throws(KVMError) {
+        guest.load(code: int3)
+        result.softwareBreakpointRing0 = try afterFirstOut(
+            ProbeRun(guest.longModeCPU(cpuid: cpuid)), arm: GuestDebug(softwareBreakpoints: true),
+            pc: ProbeGuest.code + 2)
+    }
+
+    static func int3Ring3(
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+    ) throws(KVMError) {
+        guest.load(userCode: int3)
+        result.softwareBreakpointRing3 = try afterFirstOut(
+            ProbeRun(guest.userModeCPU(cpuid: cpuid)), arm: GuestDebug(softwareBreakpoints: true),
+            pc: ProbeGuest.userCode + 2)
+    }
+}

@@ -1,0 +1,49 @@
+internal import Analysis
+internal import ArgumentParser
+internal import Execution
+internal import Glibc
+internal import KVM
+internal import Machine
+
+struct DoctorCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "doctor",
+        abstract: "Say what this host's KVM can do, by running tiny guests on it.",
+        discussion: """
+            The facts that a trace keeps of its host. Those marked * are behaviour: where they \
+            differ, a trace is not replayed here unless forced.
+            """)
+
+    @Flag(help: "One JSON object a line, schema vmtape.doctor/1.")
+    var json = false
+
+    func run() throws {
+        let host = try attempt { () throws(ExecutionError) in try Host() }
+        let facts = host.probe.facts
+        let stream = OutputStream(descriptor: STDOUT_FILENO)
+        if json {
+            var writer = JSONWriter(stream)
+            for fact in facts.facts {
+                writer.beginObject()
+                writer.key("schema")
+                writer.value("vmtape.doctor/1")
+                writer.key("name")
+                writer.value(fact.name)
+                writer.key("value")
+                writer.value(fact.value)
+                writer.key("behaviour")
+                writer.value(fact.weight == .behaviour)
+                writer.endObject()
+                writer.endLine()
+            }
+        } else {
+            let width = facts.facts.map(\.name.count).max() ?? 0
+            for fact in facts.facts {
+                let mark = fact.weight == .behaviour ? "*" : " "
+                let gap = String(repeating: " ", count: width - fact.name.count)
+                stream.write("\(mark) \(fact.name)\(gap)  \(fact.value)\n")
+            }
+        }
+        stream.flush()
+    }
+}

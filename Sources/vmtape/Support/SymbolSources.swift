@@ -1,0 +1,92 @@
+internal import Analysis
+internal import ArgumentParser
+internal import Guest
+internal import Machine
+internal import Symbols
+internal import Trace
+
+/// Where names come from: shared by every command that shows addresses.
+struct SymbolOptions: ParsableArguments {
+    @Option(
+        name: .customLong("symbols"),
+        help: ArgumentHelp(
+            "More symbols: an ELF file, a System.map or nm output, loaded at an offset; repeatable.",
+            valueName: "file[@offset]"))
+    var files: [String] = []
+
+    @Flag(name: .customLong("no-symbols"), help: "Show addresses as numbers alone.")
+    var isOff = false
+
+    /// Names from the files given, then from the images the trace holds.
+    func makeNames(_ sources: TraceSources) throws(CommandFailure) -> AddressNames {
+        if isOff { return AddressNames() }
+        let symbolizer = Symbolizer()
+        for file in files {
+            do throws(SymbolError) { try symbolizer.addFile(argument: file) } catch {
+                throw CommandFailure.couldNot(error)
+            }
+        }
+        if let plan = sources.plan, plan.image.starts(with: [0x7F, 0x45, 0x4C, 0x46]) {
+            do throws(SymbolError) {
+                try symbolizer.addGuestImage(
+                    elf: plan.image, name: plan.records.first?.name ?? "guest image",
+                    bias: sources.bias)
+            } catch .noSymbols {
+                // A stripped image is common, and its addresses are shown as they are.
+            } catch { Message.note("\(error)") }
+        }
+        for warning in symbolizer.warnings { Message.note("\(warning)") }
+        return AddressNames(symbolizer)
+    }
+}
+
+/// What a trace holds of its guest beside the run: the image, and where its code went.
+struct TraceSources {
+    /// The load, worked out again from the trace; nil where it cannot be.
+    let plan: LoadPlan?
+
+    init(_ reader: TraceReader) {
+        var records: [GuestImageRecord] = []
+        do throws(TraceError) {
+            for (index, image) in reader.header.images.enumerated() {
+                records.append(
+                    GuestImageRecord(
+                        name: image.name, kind: image.kind, bytes: try reader.imageBytes(index),
+                        properties: image.properties.map { .init(key: $0.key, value: $0.value) }))
+            }
+        } catch {
+            Message.note("\(error); symbols of the image are not shown")
+            plan = nil
+            return
+        }
+        do throws(GuestError) { plan = try LoadPlan(records: records) } catch {
+            if !records.isEmpty { Message.note("\(error); symbols of the image are not shown") }
+            plan = nil
+        }
+    }
+
+    /// How far from its link addresses the image runs: a 32-bit ELF file that `--load` moved. 64-bit
+    /// ones are mapped where they are linked, wherever they lie.
+    var bias: UInt64 {
+        guard let plan, plan.kind == .elf32, let code = plan.code.first else { return 0 }
+        return code.physical.rawValue &- code.virtual.rawValue
+    }
+
+    /// The guest's code as its image has it, by the addresses it runs at.
+    func code(_ header: TraceHeader) -> CodeBytes {
+        var code = CodeBytes()
+        guard let plan else { return code }
+        for range in plan.code {
+            let bytes = plan.image[range.fileRange]
+            code.add(bytes, at: range.virtual.rawValue)
+            if range.physical.rawValue != range.virtual.rawValue {
+                code.add(bytes, at: range.physical.rawValue)
+            }
+        }
+        for site in header.rewrittenSites {
+            code.addOriginal(
+                site.original, at: site.linearAddress?.rawValue ?? site.address.rawValue)
+        }
+        return code
+    }
+}
