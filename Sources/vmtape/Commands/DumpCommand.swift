@@ -12,6 +12,7 @@ struct DumpCommand: ParsableCommand {
             included; it may begin anywhere in a trace of any length at once. On a terminal the \
             output goes through $PAGER (less by default).
 
+
             """ + Filter.help)
 
     @Argument(help: "The trace.")

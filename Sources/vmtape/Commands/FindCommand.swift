@@ -9,6 +9,7 @@ struct FindCommand: ParsableCommand {
         discussion: """
             For scripts: one number a line. Status 0: at least one was found. Status 1: none.
 
+
             """ + Filter.help)
 
     @Argument(help: "The trace.")
