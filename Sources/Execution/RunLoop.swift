@@ -363,7 +363,10 @@ public struct RunLoop: ~Copyable {
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Side: RunListener & ~Copyable {
         let rewind: UInt8
-        if case .hlt = exit { unsafe rewind = finder.rewindOfHLT(system: system) } else { rewind = 0 }
+        switch exit {
+        case .hlt: unsafe rewind = finder.rewindOfHLT(system: system)
+        default: rewind = 0
+        }
         var wordCount = 0
         switch exit {
         case .internalError(let error):
