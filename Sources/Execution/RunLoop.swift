@@ -26,10 +26,12 @@ public struct RunLoop: ~Copyable {
     /// Exits made so far; the next one has this number.
     public private(set) var exitCount: UInt64 = 0
     /// The last exit that nobody answers: with it the guest stops.
-    public private(set) var unansweredExit: Exit?
+    public internal(set) var unansweredExit: Exit?
     private var finder: InstructionFinder
     /// Words of rare exits, laid out as the trace takes them.
     private var words: InlineArray<16, UInt64> = InlineArray(repeating: 0)
+    /// The count of exits after the last one at which a completion raised an exception.
+    var exceptionCount: UInt64 = .max
     private let exitLimit: UInt64
     private let traps: RewriteTraps
     private let stop: StopRequest
@@ -98,7 +100,15 @@ public struct RunLoop: ~Copyable {
         exitCount += 1
         // SAFETY: the page's registers do not change before the next run.
         let canWake = unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0
-        switch try side.verdict(natural: Self.naturalEnding(exit), canWake: canWake) {
+        var natural = Self.naturalEnding(exit)
+        if natural?.reason == .internalError {
+            switch try complete(exit, &cpu, &side, memory: memory) {
+            case .completed: natural = nil
+            case .refused: return .endedByListener
+            case .none: break
+            }
+        }
+        switch try side.verdict(natural: natural, canWake: canWake) {
         case .go: break
         case .end(let ending): return .ended(ending)
         case .endOfTape: return .endOfTape
@@ -131,6 +141,8 @@ public struct RunLoop: ~Copyable {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // An exception that is on its way is delivered first; the interrupt comes at a later exit.
+        guard exitCount != exceptionCount else { return nil }
         // SAFETY: the page's registers do not change before the next run.
         guard unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0 else {
             return nil
