@@ -4,7 +4,7 @@ public import Trace
 
 /// Why a run could not begin or go on. The description is one line for a person.
 ///
-/// A divergence is not among these: it is a result (``Divergence``).
+/// A divergence is not among these: it is a result (``ReplayDivergence``).
 public enum ExecutionError: Error, CustomStringConvertible {
     /// The kernel refused something.
     case kvm(KVMError)

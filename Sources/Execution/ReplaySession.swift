@@ -29,7 +29,7 @@ public struct ReplayOutcome: Sendable {
         /// The user ended the replay; every exit until then was identical.
         case stopped
         /// Something differs.
-        case diverged(Divergence)
+        case diverged(ReplayDivergence)
     }
 
     /// The verdict.
@@ -140,7 +140,7 @@ public struct ReplaySession: ~Copyable {
                 verdict = .identicalButIncomplete
                 break
             }
-            var divergence = Divergence(
+            var divergence = ReplayDivergence(
                 mismatch, place: .exit, exitNumber: report.exitCount, reader: reader,
                 registers: report.registers, system: report.systemRegisters)
             divergence.causes = causes()
@@ -150,7 +150,7 @@ public struct ReplaySession: ~Copyable {
     }
 
     private func atStart(_ mismatch: TapeMismatch) throws(ExecutionError) -> ReplayOutcome {
-        var divergence = Divergence(
+        var divergence = ReplayDivergence(
             mismatch, place: .start, exitNumber: 0, reader: reader,
             registers: machine.registers, system: machine.systemRegisters)
         divergence.causes = causes()
@@ -165,11 +165,11 @@ public struct ReplaySession: ~Copyable {
     /// Compares the end; nil where it is equal.
     private mutating func compareEnd(
         _ report: RunReport
-    ) throws(ExecutionError) -> Divergence? {
+    ) throws(ExecutionError) -> ReplayDivergence? {
         let memory = machine.memory.digest()
         guard try !side.compareEnd(EndRecord(report), memory: memory.digest) else { return nil }
         guard let mismatch = side.mismatch else { return nil }
-        var divergence = Divergence(
+        var divergence = ReplayDivergence(
             mismatch, place: .end, exitNumber: report.exitCount, reader: reader,
             registers: report.registers, system: report.systemRegisters)
         if let recorded = try trace({ () throws(TraceError) in try reader.memoryDigest() }) {

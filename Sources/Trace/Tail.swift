@@ -75,6 +75,19 @@ struct Tail: Sendable {
             ordinal = slot.ordinal + 1
             exit = slot.firstExit + UInt64(slot.exitCount)
         }
+        // Where the next events would be, a slot in use whose head does not check has lost them.
+        let next =
+            SideHeader.slotsAt
+            + Int((ordinal - 1) % UInt64(header.slotCount)) * Int(header.slotStride)
+        if openSlot(next) == nil, isInUse(next) {
+            damages.append(Damage(nil, "a slot of the side file is damaged; its events are lost"))
+        }
+    }
+
+    /// A slot that holds, or seems to hold, events.
+    private func isInUse(_ offset: Int) -> Bool {
+        guard offset + SideSlot.statesAt <= bytes.count else { return true }
+        return bytes[offset..<offset + 8].contains { $0 != 0 }
     }
 
     /// The last block of events in the trace itself.
@@ -112,19 +125,19 @@ struct Tail: Sendable {
             let committed = unsafe (base + slot.offset).get(
                 UInt64.self, at: SideSlot.committedAt)
             let frames = unsafe base + slot.offset + SideSlot.framesAt(vCPUCount: vCPUCount)
-            guard committed <= UInt64(SideSlot.frameBytes) else {
-                problem = "a slot of the side file has a length out of range"
-                return
-            }
-            while result.frameBytes < Int(committed) {
+            // Each frame vouches for itself; the committed length only says how many there must be.
+            while true {
                 guard
                     let frame = unsafe Frame(
-                        frames, count: Int(committed), at: result.frameBytes,
+                        frames, count: SideSlot.frameBytes, at: result.frameBytes,
                         ordinal: slot.ordinal),
                     let view = try? unsafe RowView(frame.row), Int(view.vCPU) < vCPUCount,
                     view.kind != .exit || UInt64(result.exitCount) < Limits.cellExits
                 else {
-                    problem = "an event in the side file is damaged; it and what follows are lost"
+                    if UInt64(result.frameBytes) < committed {
+                        problem =
+                            "an event in the side file is damaged; it and what follows are lost"
+                    }
                     return
                 }
                 if view.kind == .exit {

@@ -329,11 +329,12 @@ public final class TraceReader: Sendable {
         try EventCursor(self, block: try startBlock(exit), exit: exit)
     }
 
-    /// The events of a block and of those after it, from the block's first event on.
+    /// The events of a block and of those after it, from the block's first event on; none after
+    /// the last block.
     ///
     /// Errors: there is no such block.
     public func events(ofBlock index: Int) throws(TraceError) -> EventCursor {
-        try checkIndex(index)
+        if index != eventBlockCount { try checkIndex(index) }
         return try EventCursor(self, block: index, exit: nil)
     }
 

@@ -75,7 +75,7 @@ struct SyntheticTrace: ~Copyable {
 
     init(
         _ path: String, header: TraceHeader = TraceHeader(machine: SyntheticTrace.machine),
-        timing: Bool = true
+        timing: Bool = true, rip: UInt64 = 0x10_0000
     ) throws {
         var writer = try TraceWriter(
             path: path, header: header,
@@ -85,7 +85,7 @@ struct SyntheticTrace: ~Copyable {
         var registers = GeneralRegisters()
         registers[.rsp] = 0x8_0000
         registers[.rflags] = 0x2
-        registers[.rip] = 0x10_0000
+        registers[.rip] = rip
         try writer.start(registers: registers, system: Self.longMode, vCPU: 0)
         self.path = path
         self.registers = registers
@@ -302,8 +302,13 @@ func expectSnapshot(
         """, sourceLocation: sourceLocation)
 }
 
-/// A file's content.
+/// A file's content as text.
 func readText(_ path: String) -> String? {
+    readBytes(path).map { String(decoding: $0, as: UTF8.self) }
+}
+
+/// A file's content.
+func readBytes(_ path: String) -> [UInt8]? {
     guard let stream = unsafe fopen(path, "r") else { return nil }
     defer { unsafe fclose(stream) }
     var bytes: [UInt8] = []
@@ -316,5 +321,5 @@ func readText(_ path: String) -> String? {
         if count == 0 { break }
         bytes.append(contentsOf: chunk[..<count])
     }
-    return String(decoding: bytes, as: UTF8.self)
+    return bytes
 }

@@ -77,6 +77,11 @@ public struct TraceText {
     /// Forgets what the last exit was, so that the next one tells mode and privilege level again.
     public mutating func beginAnew() { lastState = nil }
 
+    /// Goes on as after this exit: mode and privilege level are told where they differ from its.
+    mutating func assumeState(of frame: ExitFrame) {
+        lastState = (frame.mode, frame.cpl, frame.vCPU)
+    }
+
     private mutating func writeState(_ frame: ExitFrame) {
         if let last = lastState, last == (frame.mode, frame.cpl, frame.vCPU) { return }
         lastState = (frame.mode, frame.cpl, frame.vCPU)

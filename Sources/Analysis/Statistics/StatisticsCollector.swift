@@ -228,8 +228,8 @@ public struct StatisticsCollector {
             let index = interruptions[key] ?? result.interruptions.count
             if index == result.interruptions.count {
                 interruptions[key] = index
-                let plain = Interruption(kind, vector: vector)
-                result.interruptions.append(.init(label: plain.text, count: 0, inMidFlight: 0))
+                let label = Interruption(kind, vector: vector).text
+                result.interruptions.append(.init(label: label, count: 0, inMidFlight: 0))
             }
             result.interruptions[index].count &+= 1
             if isInMidFlight { result.interruptions[index].inMidFlight &+= 1 }

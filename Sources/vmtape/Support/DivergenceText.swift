@@ -6,7 +6,7 @@ internal import Trace
 /// The report of a divergence, for people: where, the exits before, both sides, what differs, and
 /// what to suspect.
 struct DivergenceText {
-    private let divergence: Divergence
+    private let divergence: ReplayDivergence
     private let reader: TraceReader
     private let style: TextStyle
     private let names: AddressNames
@@ -19,7 +19,7 @@ struct DivergenceText {
     private static let pagesShown = 8
 
     init(
-        _ divergence: Divergence, _ reader: TraceReader, names: AddressNames, style: TextStyle,
+        _ divergence: ReplayDivergence, _ reader: TraceReader, names: AddressNames, style: TextStyle,
         stream: OutputStream
     ) {
         self.divergence = divergence

@@ -52,7 +52,7 @@ enum ReplayText {
         stream.flush()
     }
 
-    private static func write(_ divergence: Divergence, _ json: inout JSONWriter) {
+    private static func write(_ divergence: ReplayDivergence, _ json: inout JSONWriter) {
         json.key("divergence")
         json.beginObject()
         json.key("at")

@@ -14,12 +14,12 @@ public struct PlacedEvent: Sendable {
 }
 
 /// Where a replay stopped being the recording: a result, not an error.
-public struct Divergence: Sendable {
+public struct ReplayDivergence: Sendable {
     /// What differs.
     public enum Place: Sendable {
         /// The first state, before any exit.
         case start
-        /// The exit with ``Divergence/exitNumber``, or what followed it.
+        /// The exit with ``ReplayDivergence/exitNumber``, or what followed it.
         case exit
         /// The end of the run: its reason, the final registers, or RAM.
         case end
@@ -73,7 +73,7 @@ public struct Divergence: Sendable {
     }
 }
 
-extension Divergence {
+extension ReplayDivergence {
     /// Makes sense of two rows that should be equal.
     ///
     /// - Parameters:
