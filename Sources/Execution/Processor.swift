@@ -7,6 +7,8 @@ public import Machine
 public protocol Processor: ~Copyable {
     /// Runs the guest until it exits or is interrupted.
     mutating func run() throws(KVMError) -> RunResult
+    /// The same, with the exits that come by the million apart from the others.
+    mutating func run(other: inout Exit) throws(KVMError) -> RunStep
     /// The registers at the last exit; valid until the next run.
     var registersPointer: UnsafePointer<GeneralRegisters> { get }
     /// Segment and control registers at the last exit; valid until the next run.
@@ -28,3 +30,17 @@ public protocol Processor: ~Copyable {
 }
 
 extension PendingCPU: Processor {}
+
+extension Processor where Self: ~Copyable {
+    /// By ``run()``.
+    public mutating func run(other: inout Exit) throws(KVMError) -> RunStep {
+        switch try run() {
+        case .interrupted: return .interrupted
+        case .exit(.io(let io)): return .io(io)
+        case .exit(.mmio(let mmio)): return .mmio(mmio)
+        case .exit(let exit):
+            other = exit
+            return .other
+        }
+    }
+}

@@ -27,6 +27,8 @@ public struct RunLoop: ~Copyable {
     public private(set) var exitCount: UInt64 = 0
     /// The last exit that nobody answers: with it the guest stops.
     public private(set) var unansweredExit: Exit?
+    /// The last exit that is neither a port access nor one to device memory.
+    private var other = Exit.unknown(hardwareReason: 0)
     private var finder: InstructionFinder
     /// Words of rare exits, laid out as the trace takes them.
     private var words: InlineArray<16, UInt64> = InlineArray(repeating: 0)
@@ -62,10 +64,24 @@ public struct RunLoop: ~Copyable {
         }
         while true {
             let entered = HostThread.timestamp()
-            let result: RunResult
-            do throws(KVMError) { result = try cpu.run() } catch { throw .kvm(error) }
+            let step: RunStep
+            do throws(KVMError) { step = try cpu.run(other: &other) } catch { throw .kvm(error) }
             let returned = HostThread.timestamp()
-            guard case .exit(let exit) = result else {
+            let goesOn: Bool
+            var ending: Ending?
+            switch step {
+            case .io(let io):
+                goesOn = try handle(
+                    io, &cpu, &side, memory: memory, entered: entered, returned: returned)
+            case .mmio(let mmio):
+                goesOn = try handle(
+                    mmio, &cpu, &side, memory: memory, entered: entered, returned: returned)
+            case .other:
+                if case .irqWindowOpen = other { continue }
+                if case .intr = other { continue }
+                goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
+                ending = Self.naturalEnding(other)
+            case .interrupted:
                 // A kick or a signal: not an exit, and never counted.
                 _ = cpu.acknowledgeKick()
                 if let reason = stop.reason, stop.isInsistent {
@@ -73,14 +89,9 @@ public struct RunLoop: ~Copyable {
                 }
                 continue
             }
-            if case .irqWindowOpen = exit { continue }
-            if case .intr = exit { continue }
-            guard
-                try handle(
-                    exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
-            else { return .endedByListener }
+            guard goesOn else { return .endedByListener }
             exitCount += 1
-            switch try side.verdict(natural: Self.naturalEnding(exit)) {
+            switch try side.verdict(natural: ending) {
             case .go: break
             case .end(let ending): return .ended(ending)
             case .endOfTape: return .endOfTape
@@ -108,71 +119,90 @@ public struct RunLoop: ~Copyable {
         }
     }
 
-    /// Tells the listener of an exit, has the world answer it, and tells the listener the answer.
+    // Each tells the listener of the exit, has the world answer it, and tells the listener the
+    // answer; false where the listener had enough.
+    //
+    // SAFETY (all of them): the pointers are into the run page, which the CPU owns and KVM changes
+    // only in the next run; the calls below end before that.
+
     @inline(__always)
     private mutating func handle<CPU, Side>(
-        _ exit: Exit, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        _ io: PortIO, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        // SAFETY (whole function): the pointers are into the run page, which the CPU owns and
-        // KVM changes only in the next run; the calls below end before that.
         let registers = unsafe cpu.registersPointer
         let system = unsafe cpu.systemRegistersPointer
-        switch exit {
-        case .io(let io):
-            let isWrite = io.direction == .output
-            let size = Int(io.size)
-            let rewind = unsafe finder.rewind(
-                portAccess: isWrite ? .output : .input, port: io.port, size: size,
-                count: Int(io.count), registers: registers, system: system, memory: memory)
-            return try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
-                try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
-                    let sent = unsafe UnsafeRawBufferPointer(
-                        start: bytes.baseAddress, count: isWrite ? bytes.count : 0)
-                    guard
-                        try unsafe side.exit(
-                            .io(
-                                isWrite: isWrite, size: UInt8(size), port: io.port,
-                                count: UInt32(io.count), data: sent), rewind: rewind,
-                            registers: registers, system: system, entered: entered,
-                            returned: returned)
-                    else { return false }
-                    if isWrite {
-                        try unsafe side.portOut(io.port, size: size, bytes: sent)
-                        return true
-                    }
-                    try unsafe side.portIn(io.port, size: size, into: bytes)
-                    return try unsafe side.answer(.io, UnsafeRawBufferPointer(bytes))
-                }
-            }
-        case .mmio(let mmio):
-            let length = Int(mmio.size)
-            let rewind = unsafe finder.rewind(
-                memoryAccess: mmio.isWrite, length: length, registers: registers, system: system,
-                memory: memory)
-            var value = mmio.isWrite ? cpu.mmioValue : 0
-            guard
-                try unsafe side.exit(
-                    .mmio(
-                        address: mmio.address, length: UInt8(length), isWrite: mmio.isWrite,
-                        value: value),
-                    rewind: rewind, registers: registers, system: system, entered: entered,
-                    returned: returned)
-            else { return false }
-            let isAnswered = try unsafe withUnsafeMutableBytes(of: &value) {
-                bytes throws(ExecutionError) -> Bool in
-                let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[..<length])
-                if mmio.isWrite {
-                    try unsafe side.memoryWrite(
-                        mmio.address, bytes: UnsafeRawBufferPointer(bytes))
+        let isWrite = io.direction == .output
+        let size = Int(io.size)
+        let rewind = unsafe finder.rewind(
+            portAccess: isWrite ? .output : .input, port: io.port, size: size,
+            count: Int(io.count), registers: registers, system: system, memory: memory)
+        return try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
+            try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
+                let sent = unsafe UnsafeRawBufferPointer(
+                    start: bytes.baseAddress, count: isWrite ? bytes.count : 0)
+                guard
+                    try unsafe side.exit(
+                        .io(
+                            isWrite: isWrite, size: UInt8(size), port: io.port,
+                            count: UInt32(io.count), data: sent), rewind: rewind,
+                        registers: registers, system: system, entered: entered,
+                        returned: returned)
+                else { return false }
+                if isWrite {
+                    try unsafe side.portOut(io.port, size: size, bytes: sent)
                     return true
                 }
-                try unsafe side.memoryRead(mmio.address, into: bytes)
-                return try unsafe side.answer(.mmio, UnsafeRawBufferPointer(bytes))
+                try unsafe side.portIn(io.port, size: size, into: bytes)
+                return try unsafe side.answer(.io, UnsafeRawBufferPointer(bytes))
             }
-            if !mmio.isWrite { cpu.mmioValue = value }
-            return isAnswered
+        }
+    }
+
+    @inline(__always)
+    private mutating func handle<CPU, Side>(
+        _ mmio: MMIO, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        let registers = unsafe cpu.registersPointer
+        let system = unsafe cpu.systemRegistersPointer
+        let length = Int(mmio.size)
+        let rewind = unsafe finder.rewind(
+            memoryAccess: mmio.isWrite, length: length, registers: registers, system: system,
+            memory: memory)
+        var value = mmio.isWrite ? cpu.mmioValue : 0
+        guard
+            try unsafe side.exit(
+                .mmio(
+                    address: mmio.address, length: UInt8(length), isWrite: mmio.isWrite,
+                    value: value),
+                rewind: rewind, registers: registers, system: system, entered: entered,
+                returned: returned)
+        else { return false }
+        let isAnswered = try unsafe withUnsafeMutableBytes(of: &value) {
+            bytes throws(ExecutionError) -> Bool in
+            let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[..<length])
+            if mmio.isWrite {
+                try unsafe side.memoryWrite(mmio.address, bytes: UnsafeRawBufferPointer(bytes))
+                return true
+            }
+            try unsafe side.memoryRead(mmio.address, into: bytes)
+            return try unsafe side.answer(.mmio, UnsafeRawBufferPointer(bytes))
+        }
+        if !mmio.isWrite { cpu.mmioValue = value }
+        return isAnswered
+    }
+
+    @inline(never)
+    private mutating func handleOther<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        let registers = unsafe cpu.registersPointer
+        let system = unsafe cpu.systemRegistersPointer
+        switch other {
         case .rdmsr(let access):
             guard
                 try unsafe side.exit(
@@ -193,9 +223,9 @@ public struct RunLoop: ~Copyable {
             cpu.answerMSR(0, fault: !isTaken)
             return try answerMSR(isTaken ? 0 : nil, &side)
         default:
-            unansweredExit = exit
+            unansweredExit = other
             return try unsafe reportUnanswered(
-                exit, cpu, &side, registers: registers, system: system, entered: entered,
+                other, cpu, &side, registers: registers, system: system, entered: entered,
                 returned: returned)
         }
     }
