@@ -10,6 +10,15 @@ internal import Glibc
         return target
     }()
 
+    /// libFuzzer's first call: `--make-seeds` is served here, so that one build does for both.
+    @_cdecl("LLVMFuzzerInitialize")
+    public func initializeFuzzer(
+        _ count: UnsafeMutablePointer<Int32>?, _ arguments: UnsafeMutableRawPointer?
+    ) -> Int32 {
+        if let status = Seeds.make(CommandLine.arguments) { exit(status) }
+        return 0
+    }
+
     /// libFuzzer's entry: one input.
     @_cdecl("LLVMFuzzerTestOneInput")
     public func fuzzOneInput(_ data: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
@@ -23,12 +32,7 @@ internal import Glibc
     enum VMTapeFuzz {
         static func main() {
             let arguments = Array(CommandLine.arguments.dropFirst())
-            if let argument = arguments.first, argument.hasPrefix("--make-seeds=") {
-                let samples = arguments.count > 1 ? arguments[1] : "Samples/bin"
-                guard Seeds(directory: String(argument.dropFirst(13)), samples: samples).make()
-                else { exit(2) }
-                return
-            }
+            if let status = Seeds.make(CommandLine.arguments) { exit(status) }
             guard let target = Target.chosen(arguments) else {
                 complain(
                     "usage: vmtape-fuzz \(Target.usage) FILE...\n"

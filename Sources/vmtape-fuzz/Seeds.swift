@@ -9,6 +9,14 @@ struct Seeds {
     /// The sample guests, Samples/bin.
     var samples: String
 
+    /// Serves `--make-seeds=DIRECTORY [SAMPLES]`; the status, nil where that is not asked for.
+    static func make(_ arguments: [String]) -> Int32? {
+        guard arguments.count > 1, arguments[1].hasPrefix("--make-seeds=") else { return nil }
+        let samples = arguments.count > 2 ? arguments[2] : "Samples/bin"
+        let seeds = Seeds(directory: String(arguments[1].dropFirst(13)), samples: samples)
+        return seeds.make() ? 0 : 2
+    }
+
     /// Makes all seeds; false, with a line on standard error, where that fails.
     func make() -> Bool {
         Target.allCases.allSatisfy { target in
