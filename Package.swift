@@ -75,6 +75,10 @@ let package = Package(
             name: "vmtape-bench",
             dependencies: ["Devices", "Execution", "Guest", "KVM", "Machine", "Trace"],
             swiftSettings: strict),
+        .executableTarget(
+            name: "vmtape-fuzz",
+            dependencies: ["Analysis", "CXXHash", "Guest", "Machine", "Symbols", "Trace"],
+            swiftSettings: strict),
 
         // What tests share: files, child processes, pseudo-terminals.
         .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),

@@ -35,7 +35,7 @@ extension RunLoop {
                 do throws(GuestError) { try memory.write(address, bytes[...]) } catch {
                     throw .guest(error)
                 }
-            case .event: exceptionCount = exitCount
+            case .event: exceptionCount = exitCount + 1
             case .register, .systemWord, .msr, .extendedState: break
             }
         }
