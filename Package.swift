@@ -80,6 +80,8 @@ let package = Package(
             dependencies: ["Analysis", "CXXHash", "Guest", "Machine", "Symbols", "Trace"],
             swiftSettings: strict),
 
+        // What tests share: files, child processes, pseudo-terminals.
+        .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),
         tests("Machine"),
         tests("KVM", ["Machine"]),
         tests("Disassembly", ["Machine"]),
@@ -87,8 +89,12 @@ let package = Package(
         tests("Guest", ["Machine"]),
         tests("Devices", ["Machine"]),
         tests("Symbols", ["Machine"], exclude: ["Fixtures"]),
-        tests("Execution", ["Devices", "Guest", "KVM", "Machine", "Trace"]),
+        tests(
+            "Execution",
+            ["Devices", "Disassembly", "Guest", "KVM", "Machine", "TestSupport", "Trace"]),
         tests("Analysis", ["Machine", "Trace"], exclude: ["Snapshots"]),
-        .testTarget(name: "vmtapeTests", dependencies: ["vmtape"], swiftSettings: strict),
+        .testTarget(
+            name: "vmtapeTests", dependencies: ["vmtape", "Analysis", "TestSupport", "Trace"],
+            exclude: ["Snapshots"], swiftSettings: strict),
     ]
 )

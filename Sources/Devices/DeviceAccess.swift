@@ -50,10 +50,11 @@ extension DeviceSet {
             isClaimed = true
             // SAFETY: index < bytes.count; indexing checks.
             let outcome = writeByte(
-                place.slot, UInt8(truncatingIfNeeded: place.offset), unsafe bytes[index])
+                place.slot, UInt16(truncatingIfNeeded: place.offset), unsafe bytes[index])
             guard outcome == .none else { return outcome }
         }
         if !isClaimed { unclaimed.count(.memory, address.rawValue, isWrite: true) }
+        updateInterrupts()
         return .none
     }
 
@@ -71,15 +72,27 @@ extension DeviceSet {
             }
             isClaimed = true
             unsafe bytes[index] = readByte(
-                place.slot, UInt8(truncatingIfNeeded: place.offset))
+                place.slot, UInt16(truncatingIfNeeded: place.offset))
         }
         if !isClaimed { unclaimed.count(.memory, address.rawValue, isWrite: false) }
+        updateInterrupts()
     }
 
-    /// One port write of 1, 2 or 4 bytes. Devices are 8 bits wide but for isa-debug-exit: a wider
-    /// access reaches the ports one after the other, as an ISA bus splits it.
+    /// One port write of 1, 2 or 4 bytes. Devices are 8 bits wide but for isa-debug-exit, the
+    /// address of PCI configuration and the selector of fw_cfg: a wider access reaches the ports
+    /// one after the other, as an ISA bus splits it.
     private mutating func write(_ port: UInt16, _ size: Int, _ value: UInt32) -> DeviceOutcome {
-        if slot(port) == .debugExit { return .debugExit(status: value &<< 1 | 1) }
+        defer { updateInterrupts() }
+        switch (slot(port), size) {
+        case (.debugExit, _): return .debugExit(status: value &<< 1 | 1)
+        case (.pciAddress, 4):
+            pc.pci.writeAddress(value)
+            return .none
+        case (.firmwareSelector, 2):
+            pc.firmware.select(UInt16(truncatingIfNeeded: value))
+            return .none
+        default: break
+        }
         guard isSplit(port, size) else {
             unclaimed.count(.port, UInt64(port), isWrite: true)
             return .none
@@ -100,6 +113,8 @@ extension DeviceSet {
 
     /// One port read of 1, 2 or 4 bytes.
     private mutating func read(_ port: UInt16, _ size: Int) -> UInt32 {
+        defer { updateInterrupts() }
+        if size == 4 && slot(port) == .pciAddress { return pc.pci.addressRegister }
         guard isSplit(port, size) else {
             unclaimed.count(.port, UInt64(port), isWrite: false)
             return .max
@@ -130,15 +145,20 @@ extension DeviceSet {
         return false
     }
 
-    private func offset(_ port: UInt16, _ slot: Slot) -> UInt8 {
-        slot == .serial ? UInt8(truncatingIfNeeded: port &- Self.serialBase) : 0
+    /// What tells a device's ports apart: the offset of the serial port's, which is in memory
+    /// too; the number of all others.
+    private func offset(_ port: UInt16, _ slot: Slot) -> UInt16 {
+        slot == .serial ? port &- Self.serialBase : port
     }
 
     private mutating func writeByte(
-        _ slot: Slot, _ offset: UInt8, _ value: UInt8
+        _ slot: Slot, _ offset: UInt16, _ value: UInt8
     ) -> DeviceOutcome {
         switch slot {
-        case .serial: serial.write(offset, value, to: &serialOutput)
+        case .serial:
+            // A byte that is sent ends the request for one; it is asked for anew at once.
+            if offset == 0 { pc.interrupts.setLine(PC.Line.serial, false) }
+            serial.write(UInt8(truncatingIfNeeded: offset), value, to: &serialOutput)
         case .debugConsole:
             if debugGoesToSerial { serialOutput.append(value) } else { debugOutput.append(value) }
         case .debugExit: return .debugExit(status: UInt32(value) << 1 | 1)
@@ -150,13 +170,18 @@ extension DeviceSet {
             // Command 0xFE pulses the output line that is the CPU's reset (Intel 8042 on a PC/AT).
             if value == 0xFE { return .reset }
         case .unclaimed: break
+        case .pciData:
+            _ = pc.write(slot, offset, value)
+            placePowerManagement()
+        default: return pc.write(slot, offset, value)
         }
         return .none
     }
 
-    private mutating func readByte(_ slot: Slot, _ offset: UInt8) -> UInt8 {
+    private mutating func readByte(_ slot: Slot, _ offset: UInt16) -> UInt8 {
         switch slot {
         case .serial:
+            let offset = UInt8(truncatingIfNeeded: offset)
             if offset == UART16550.Offset.lineStatus { serialOutput.guestPolled() }
             return serial.read(offset, from: &input)
         case .debugConsole: return 0xE9  // what Bochs' and QEMU's answer, so that guests find it
@@ -164,6 +189,7 @@ extension DeviceSet {
         case .resetControl: return resetType
         case .keyboardController: return 0x04  // self-test passed, ready for commands, no data
         case .unclaimed: return 0xFF
+        default: return pc.read(slot, offset)
         }
     }
 }

@@ -9,4 +9,7 @@ public enum DeviceOutcome: Equatable, Sendable {
     case debugExit(status: UInt32)
     /// The guest switched the machine off.
     case powerOff
+    /// A device wants to reach RAM: the caller calls ``DeviceSet/transfer(with:)``, before it goes
+    /// on. Comes only where ``PCConfiguration/offersFirmwareDMA`` is set.
+    case directMemory
 }

@@ -16,21 +16,32 @@ public struct DeviceSet: ~Copyable {
         public var debugConsole: ConsoleOutput.Target?
         /// Where the serial port is visible in memory too, if anywhere: 8 bytes.
         public var serialMemoryBase: UInt64?
+        /// Which machine the devices make up.
+        public var machine: MachineKind
+        /// What is particular to a PC; not looked at where ``machine`` is another.
+        public var pc: PCConfiguration
 
         /// Makes a configuration; the defaults drop all output.
         public init(
             serial: ConsoleOutput.Target = .none, debugConsole: ConsoleOutput.Target? = nil,
-            serialMemoryBase: UInt64? = nil
+            serialMemoryBase: UInt64? = nil, machine: MachineKind = .bare,
+            pc: PCConfiguration = PCConfiguration()
         ) {
             self.serial = serial
             self.debugConsole = debugConsole
             self.serialMemoryBase = serialMemoryBase
+            self.machine = machine
+            self.pc = pc
         }
     }
 
     /// Who answers at a port or an address.
     enum Slot: UInt8 {
         case unclaimed, serial, debugConsole, debugExit, resetControl, keyboardController
+        // A PC's.
+        case interruptController, interruptLevels, timer, systemControlA, systemControlB, clock
+        case keyboardData, keyboardCommand, powerManagement, powerCommand, pciAddress, pciData
+        case firmwareSelector, firmwareData, firmwareAddress, latch
     }
 
     /// The ports that devices claim.
@@ -41,6 +52,27 @@ public struct DeviceSet: ~Copyable {
         (0x3F8, 8, .serial),
         (0x402, 1, .debugConsole),
         (0xCF9, 1, .resetControl),
+    ]
+    /// The ports that a PC's devices claim beside those, or in their place.
+    private static let pcPorts: [(first: UInt16, count: UInt16, slot: Slot)] = [
+        (0x00, 16, .latch),
+        (0x20, 2, .interruptController),
+        (0x40, 4, .timer),
+        (0x60, 1, .keyboardData),
+        (0x61, 1, .systemControlB),
+        (0x64, 1, .keyboardCommand),
+        (0x70, 2, .clock),
+        (0x80, 16, .latch),
+        (0x92, 1, .systemControlA),
+        (0xA0, 2, .interruptController),
+        (0xB2, 2, .powerCommand),
+        (0xC0, 32, .latch),
+        (0x4D0, 2, .interruptLevels),
+        (0x510, 1, .firmwareSelector),
+        (0x511, 1, .firmwareData),
+        (0x514, 8, .firmwareAddress),
+        (0xCF8, 1, .pciAddress),
+        (0xCFC, 4, .pciData),
     ]
     static let serialBase: UInt16 = 0x3F8
     static let serialIRQ: UInt8 = 4
@@ -53,6 +85,12 @@ public struct DeviceSet: ~Copyable {
 
     private let portTable: UnsafeMutablePointer<Slot>
     let memoryRanges: AddressRanges
+    /// Which machine the devices make up.
+    public let machine: MachineKind
+    /// A PC's devices; nothing reaches them where the machine is another.
+    var pc: PC
+    /// Where the PC's power management registers are.
+    private var powerManagementBase: UInt16?
     var serial = UART16550()
     var serialOutput: ConsoleOutput
     var debugOutput: ConsoleOutput
@@ -78,30 +116,38 @@ public struct DeviceSet: ~Copyable {
             ranges.insert(base: base, length: 8, slot: .serial)
         }
         memoryRanges = ranges
-        descriptions = Self.describe(configuration)
+        machine = configuration.machine
+        pc = PC(configuration.pc)
+        descriptions = Self.descriptions(of: configuration)
         // SAFETY: allocated for portCount entries, all initialised; freed in deinit only.
         unsafe portTable = UnsafeMutablePointer.allocate(capacity: Self.portCount)
         unsafe portTable.initialize(repeating: .unclaimed, count: Self.portCount)
-        for claim in Self.ports {
+        for claim in Self.ports + (machine == .pc ? Self.pcPorts : []) {
             for port in claim.first..<claim.first + claim.count {
                 unsafe portTable[Int(port)] = claim.slot
             }
         }
+        placePowerManagement()
     }
 
     deinit { unsafe portTable.deallocate() }
 
-    private static func describe(_ configuration: Configuration) -> [DeviceDescription] {
-        let memory = configuration.serialMemoryBase.map { "memory=0x" + String($0, radix: 16) }
-        return [
-            DeviceDescription(
-                name: "16550a", base: "port 0x3f8", irq: serialIRQ, options: memory ?? ""),
-            DeviceDescription(name: "debug-console", base: "port 0xe9"),
-            DeviceDescription(name: "debug-console", base: "port 0x402"),
-            DeviceDescription(name: "isa-debug-exit", base: "port 0xf4"),
-            DeviceDescription(name: "8042-reset", base: "port 0x64"),
-            DeviceDescription(name: "reset-control", base: "port 0xcf9"),
-        ]
+    /// Puts the power management registers where the guest's PCI set-up wants them. Ports that
+    /// other devices claim stay theirs.
+    mutating func placePowerManagement() {
+        let wanted = machine == .pc ? pc.pci.powerManagementBase : nil
+        guard wanted != powerManagementBase else { return }
+        if let old = powerManagementBase { replace(.powerManagement, by: .unclaimed, at: old) }
+        if let wanted { replace(.unclaimed, by: .powerManagement, at: wanted) }
+        powerManagementBase = wanted
+    }
+
+    private mutating func replace(_ old: Slot, by new: Slot, at base: UInt16) {
+        for offset in 0..<PowerManagement.portCount {
+            let port = Int(base &+ offset)
+            // SAFETY: the table has an entry for every 16-bit number.
+            if unsafe portTable[port] == old { unsafe portTable[port] = new }
+        }
     }
 
     /// Who answers at a port.

@@ -67,8 +67,31 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
 
     /// Passed on to the world.
     @inline(__always)
-    public mutating func verdict(natural: Ending?) throws(ExecutionError) -> Verdict {
-        try world.verdict(natural: natural)
+    public mutating func verdict(
+        natural: Ending?, canWake: Bool
+    ) throws(ExecutionError) -> Verdict {
+        try world.verdict(natural: natural, canWake: canWake)
+    }
+
+    /// Passed on to the world.
+    public mutating func timeStamp() throws(ExecutionError) -> UInt64 { try world.timeStamp() }
+
+    /// Passed on to the world.
+    public mutating func cpuid(
+        function: UInt32, index: UInt32, system: borrowing SystemRegisters
+    ) throws(ExecutionError) -> CPUIDAnswer {
+        try world.cpuid(function: function, index: index, system: system)
+    }
+
+    /// Passed on to the world.
+    @inline(__always)
+    public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
+        try world.hasInterrupt()
+    }
+
+    /// Passed on to the world.
+    public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
+        try world.acknowledgeInterrupt()
     }
 }
 
@@ -76,13 +99,13 @@ extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyab
     /// Passed on to the listener.
     @inline(__always)
     public mutating func exit(
-        _ detail: ExitDetail<UnsafeRawBufferPointer>, rewind: UInt8,
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool {
         try unsafe listener.exit(
-            detail, rewind: rewind, registers: registers, system: system, entered: entered,
-            returned: returned)
+            detail, flags: flags, rewind: rewind, registers: registers, system: system,
+            entered: entered, returned: returned)
     }
 
     /// Passed on to the listener.
@@ -91,5 +114,12 @@ extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyab
         _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) -> Bool {
         try unsafe listener.answer(form, bytes)
+    }
+
+    /// Passed on to the listener.
+    public mutating func interruption(
+        _ interruption: Interruption
+    ) throws(ExecutionError) -> Bool {
+        try listener.interruption(interruption)
     }
 }

@@ -10,7 +10,7 @@ public struct GuestMachine: ~Copyable {
     /// The guest's memory. Declared before the machine that maps it, which must go first.
     let memory: GuestMemory
     private let machine: VirtualMachine
-    var cpu: PendingCPU
+    var cpu: GuestCPU
     /// The CPUID table as KVM holds it after the table was set.
     public let observedCPUID: [CPUIDEntry]
     /// Registers at the first instruction, as KVM has them.
@@ -19,17 +19,21 @@ public struct GuestMachine: ~Copyable {
     public let systemRegisters: SystemRegisters
     /// Makes KVM_RUN return, from other threads.
     public let kicker: Kicker
+    /// Which OUTs stand for rewritten instructions.
+    let traps: RewriteTraps
 
     /// Creates the machine and loads the guest.
     ///
     /// The calling thread is the one that must run it (KVM binds kicks to it).
     public init(
-        hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry]
+        hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry],
+        rewriting: Rewriting = Rewriting()
     ) throws(ExecutionError) {
         let memory = try guest { () throws(GuestError) in
             try GuestMemory(layout: plan.ram, romLengthInBytes: plan.romLengthInBytes)
         }
         try guest { () throws(GuestError) in try plan.apply(to: memory) }
+        try rewriting.apply(to: memory)
         let machine = try Self.makeMachine(hypervisor, memory)
         var cpu = try kvm { () throws(KVMError) in
             // Events too would cost 1 % of an exit, and no exit needs them.
@@ -43,7 +47,8 @@ public struct GuestMachine: ~Copyable {
         }
         (observedCPUID, registers, systemRegisters) = initial
         kicker = cpu.kicker
-        self.cpu = cpu.begin()
+        traps = rewriting.traps
+        self.cpu = GuestCPU(cpu.begin())
         self.machine = machine
         self.memory = memory
     }
@@ -84,10 +89,10 @@ public struct GuestMachine: ~Copyable {
     }
 
     /// The registers at the last exit.
-    public var currentRegisters: GeneralRegisters { cpu.registers }
+    public var currentRegisters: GeneralRegisters { unsafe cpu.registersPointer.pointee }
 
     /// System registers at the last exit.
-    public var currentSystemRegisters: SystemRegisters { cpu.systemRegisters }
+    public var currentSystemRegisters: SystemRegisters { unsafe cpu.systemRegistersPointer.pointee }
 
     /// Up to `count` bytes of guest memory at a linear address, as the guest maps it now.
     public func bytes(at address: GuestVirtualAddress, count: Int) -> [UInt8] {

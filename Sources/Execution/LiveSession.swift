@@ -12,6 +12,10 @@ public struct LiveConfiguration: Sendable {
     public var exitLimit: UInt64 = .max
     /// The host CPU that the guest runs on; nil: the one the session is made on.
     public var cpu: Int?
+    /// What devices and rewritten RDTSCs see.
+    public var clock = ClockKind.host
+    /// Rewrites RDTSC (and CPUID where the host shows its own) to exits, so that it is recorded.
+    public var rewritesTimeStamp = true
     /// What is watched beside the run.
     public var supervision = Supervisor.Configuration()
 
@@ -51,11 +55,16 @@ public struct RunSession: ~Copyable {
     public init(
         host: borrowing Host, configuration: LiveConfiguration, devices: consuming DeviceSet
     ) throws(ExecutionError) {
+        let cpuid = try host.guestCPUID()
         let machine = try GuestMachine(
-            hypervisor: host.hypervisor, plan: configuration.plan, cpuid: try host.guestCPUID())
+            hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid,
+            rewriting: Rewriting(configuration, host))
         cpu = try VCPUPlacement.choose(configuration.cpu)
         self.machine = machine
-        side = Attended(world: LiveWorld(devices: devices), listener: NoListener())
+        side = Attended(
+            world: LiveWorld(
+                devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop),
+            listener: NoListener())
         behaviour = host.probe.behaviour
         self.configuration = configuration
     }
@@ -115,15 +124,18 @@ public struct RecordSession: ~Copyable {
         recording: Recording
     ) throws(ExecutionError) {
         let cpuid = try host.guestCPUID()
+        let rewriting = Rewriting(configuration, host)
         let machine = try GuestMachine(
-            hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid)
+            hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid,
+            rewriting: rewriting)
         let registers = machine.registers
         let system = machine.systemRegisters
         // Without observed facts, two recordings must not differ by where they happened to run.
         let cpu = try VCPUPlacement.choose(
             configuration.cpu, fallback: recording.hasTiming ? .current : .first)
         let header = TraceHeader(
-            recording: recording, cpu: cpu, plan: configuration.plan, host: host.probe.facts,
+            recording: recording, cpu: cpu, configuration: configuration, rewriting: rewriting,
+            host: host.probe.facts,
             requestedCPUID: cpuid, observedCPUID: machine.observedCPUID,
             devices: devices.descriptions)
         var options = TraceOptions(overwrites: recording.overwrites)
@@ -136,7 +148,9 @@ public struct RecordSession: ~Copyable {
         }
         progress = writer.progress
         side = Attended(
-            world: LiveWorld(devices: devices), listener: Recorder(writer: writer))
+            world: LiveWorld(
+                devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop),
+            listener: Recorder(writer: writer))
         self.machine = machine
         behaviour = host.probe.behaviour
         self.configuration = configuration
@@ -218,7 +232,8 @@ extension GuestMachine {
         behaviour: HostBehaviour, exitLimit: UInt64, cpu: Int, stop: StopRequest,
         supervision: Supervisor.Configuration, callbacks: SessionCallbacks, side: inout Side
     ) throws(ExecutionError) -> RunReport {
-        var loop = RunLoop(behaviour: behaviour, exitLimit: exitLimit, stop: stop)
+        var loop = RunLoop(
+            behaviour: behaviour, exitLimit: exitLimit, traps: traps, stop: stop)
         let kicker = kicker
         let supervisor = Supervisor(
             supervision, request: stop, kick: { kicker.kick() }, abort: callbacks.abort,

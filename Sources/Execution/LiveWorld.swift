@@ -1,29 +1,62 @@
 public import Devices
+internal import Glibc
 public import Machine
 internal import Trace
 
-/// The live world: device models on their buses.
+/// The live world: device models on their buses, and a clock.
 public struct LiveWorld: World, ~Copyable {
     /// The devices.
     public var devices: DeviceSet
     /// What a device asked for in the exit that is being handled.
     private var outcome = DeviceOutcome.none
+    private var clock: GuestClock
+    private let cpuidTable: [CPUIDEntry]
+    private let stop: StopRequest
 
-    /// Makes a world of devices.
-    public init(devices: consuming DeviceSet) { self.devices = devices }
+    /// While the guest idles on the host's clock, how long to sleep before looking around for
+    /// keys and requests to end.
+    private static let napNanoseconds: UInt64 = 5_000_000
+
+    /// Makes a world.
+    ///
+    /// - Parameters:
+    ///   - clock: what devices and rewritten RDTSCs see.
+    ///   - cpuidTable: what rewritten CPUIDs show.
+    ///   - stop: ends the wait of an idle guest.
+    public init(
+        devices: consuming DeviceSet, clock: ClockKind = .host, cpuidTable: [CPUIDEntry] = [],
+        stop: StopRequest = StopRequest()
+    ) {
+        self.devices = devices
+        self.clock = GuestClock(clock)
+        self.cpuidTable = cpuidTable
+        self.stop = stop
+    }
+
+    /// An exit was made: time passes, and devices are brought up to it.
+    @inline(__always)
+    private mutating func advance() {
+        guard devices.machine == .pc else { return }
+        clock.tick()
+        devices.advance(to: clock.nanoseconds)
+    }
 
     /// A port write reaches its device.
+    @inline(__always)
     public mutating func portOut(
         _ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
+        advance()
         // SAFETY: the buffer is the caller's, alive through the call.
         outcome = unsafe devices.portOut(port, size: size, bytes)
     }
 
     /// A port read is answered by its device.
+    @inline(__always)
     public mutating func portIn(
         _ port: UInt16, size: Int, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
+        advance()
         // SAFETY: the buffer is the caller's, alive through the call.
         unsafe devices.portIn(port, size: size, into: bytes)
     }
@@ -32,6 +65,7 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func memoryWrite(
         _ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
+        advance()
         // SAFETY: the buffer is the caller's, alive through the call.
         outcome = unsafe devices.memoryWrite(address, bytes)
     }
@@ -40,6 +74,7 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func memoryRead(
         _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
+        advance()
         // SAFETY: the buffer is the caller's, alive through the call.
         unsafe devices.memoryRead(address, into: bytes)
     }
@@ -52,20 +87,86 @@ public struct LiveWorld: World, ~Copyable {
         _ index: UInt32, _ value: UInt64
     ) throws(ExecutionError) -> Bool { false }
 
-    /// Ends the run where a device or the exit itself says so.
-    @inline(__always)
-    public mutating func verdict(natural: Ending?) throws(ExecutionError) -> Verdict {
-        if outcome == .none {
-            guard let natural else { return .go }
-            return .end(natural)
-        }
-        return .end(takeOutcome())
+    /// The clock's time, in ticks of 1 GHz.
+    public mutating func timeStamp() throws(ExecutionError) -> UInt64 {
+        clock.tick()
+        return clock.nanoseconds
     }
+
+    /// The row of the table, as CPUID picks it (Intel SDM vol. 2, CPUID): beyond the highest basic
+    /// leaf, and where there is no such row, zeros.
+    public mutating func cpuid(
+        function: UInt32, index: UInt32, system: borrowing SystemRegisters
+    ) throws(ExecutionError) -> CPUIDAnswer {
+        let row = cpuidTable.first {
+            $0.function == function && (!$0.isIndexSignificant || $0.index == index)
+        }
+        guard var row else { return CPUIDAnswer(eax: 0, ebx: 0, ecx: 0, edx: 0) }
+        if function == 1 {
+            // OSXSAVE shows CR4's bit 18, whatever the table says.
+            let isEnabled = system[.cr4] >> 18 & 1 != 0
+            row.ecx = row.ecx & ~(1 << 27) | (isEnabled ? 1 << 27 : 0)
+        }
+        return CPUIDAnswer(eax: row.eax, ebx: row.ebx, ecx: row.ecx, edx: row.edx)
+    }
+
+    /// Ends the run where a device or the exit itself says so, and waits out a HLT.
+    @inline(__always)
+    public mutating func verdict(
+        natural: Ending?, canWake: Bool
+    ) throws(ExecutionError) -> Verdict {
+        if outcome != .none { return .end(takeOutcome()) }
+        guard let natural else { return .go }
+        advance()
+        if natural.reason == .halted, canWake, idle() { return .go }
+        return .end(natural)
+    }
+
+    /// Whether an interrupt waits for the CPU.
+    @inline(__always)
+    public mutating func hasInterrupt() throws(ExecutionError) -> Bool { devices.hasInterrupt }
+
+    /// The interrupt controller's acknowledge cycle.
+    public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
+        // The 8259 gives a vector in any case: that of the spurious interrupt where nothing is
+        // pending any more.
+        devices.acknowledgeInterrupt() ?? 0
+    }
+
+    /// The guest waits for an interrupt. False where none can come any more.
+    @inline(never)
+    private mutating func idle() -> Bool {
+        devices.flush()
+        while !devices.hasInterrupt {
+            // Somebody wants the run to end: it ends at this very exit.
+            if stop.reason != nil { return true }
+            let deadline = devices.nextDeadline
+            guard deadline != nil || canWakeByInput else { return false }
+            let nap: UInt64
+            if let deadline {
+                nap = min(clock.idle(until: deadline), Self.napNanoseconds)
+            } else {
+                // Keys come in the host's time; a virtual clock stands still meanwhile.
+                nap = Self.napNanoseconds
+            }
+            if nap > 0 {
+                var wait = timespec(tv_sec: 0, tv_nsec: Int(nap))
+                // SAFETY: the struct lives through the call; the rest of the time is not asked for.
+                unsafe nanosleep(&wait, nil)
+                if clock.isHost { clock.tick() }
+            }
+            devices.advance(to: clock.nanoseconds)
+        }
+        return true
+    }
+
+    /// Whether the host may still send something that raises an interrupt.
+    private var canWakeByInput: Bool { devices.machine == .pc && !devices.isInputExhausted }
 
     private mutating func takeOutcome() -> Ending {
         defer { outcome = .none }
         switch outcome {
-        case .none, .reset: return Ending(.reset)
+        case .none, .directMemory, .reset: return Ending(.reset)
         case .debugExit(let status):
             return Ending(.debugExit, guestStatus: Int32(truncatingIfNeeded: status))
         case .powerOff: return Ending(.powerOff)

@@ -3,7 +3,7 @@ public import Machine
 
 /// A vCPU as the loop drives it: KVM's in earnest, a scripted one in tests.
 ///
-/// The requirements are those of ``KVM/PendingCPU``, whose documentation they share.
+/// The requirements are those of ``KVM/PendingCPU`` and ``KVM/SettledCPU``.
 public protocol Processor: ~Copyable {
     /// Runs the guest until it exits or is interrupted.
     mutating func run() throws(KVMError) -> RunResult
@@ -27,20 +27,46 @@ public protocol Processor: ~Copyable {
     ) throws(Failure) -> Result
     /// Withdraws a kick; whether there was one.
     mutating func acknowledgeKick() -> Bool
+    /// Finishes what the last exit left pending, or gives back a further exit, which is an ordinary
+    /// one: answer it and settle again.
+    mutating func settle() throws(KVMError) -> Settlement
+    /// Whether an interrupt would be taken now; to be asked when settled.
+    var isReadyForInterrupt: Bool { get }
+    /// Injects an external interrupt; to be done when settled and ready.
+    mutating func interrupt(vector: UInt8) throws(KVMError)
+    /// Replaces the registers after an OUT of count 1, RIP excepted; false after another exit.
+    mutating func replaceRegistersAfterOut(
+        _ registers: GeneralRegisters
+    ) throws(KVMError) -> Bool
 }
 
-extension PendingCPU: Processor {}
+/// What one step of settling a vCPU came to.
+public enum Settlement: Sendable {
+    /// Nothing is pending any more.
+    case settled
+    /// A further exit.
+    case exit(Exit)
+}
 
 extension Processor where Self: ~Copyable {
     /// By ``run()``.
     public mutating func run(other: inout Exit) throws(KVMError) -> RunStep {
         switch try run() {
         case .interrupted: return .interrupted
-        case .exit(.io(let io)): return .io(io)
-        case .exit(.mmio(let mmio)): return .mmio(mmio)
-        case .exit(let exit):
+        case .exit(let exit): return RunStep(exit, other: &other)
+        }
+    }
+}
+
+extension RunStep {
+    /// An exit as a step, with the rarer ones put aside.
+    init(_ exit: Exit, other: inout Exit) {
+        switch exit {
+        case .io(let io): self = .io(io)
+        case .mmio(let mmio): self = .mmio(mmio)
+        default:
             other = exit
-            return .other
+            self = .other
         }
     }
 }

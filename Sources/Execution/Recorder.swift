@@ -12,15 +12,15 @@ public struct Recorder: RunListener, ~Copyable {
     /// Records the exit.
     @inline(__always)
     public mutating func exit(
-        _ detail: ExitDetail<UnsafeRawBufferPointer>, rewind: UInt8,
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool {
         do throws(TraceError) {
             // SAFETY: the pointers are the loop's, valid during the call.
             try unsafe writer.exit(
-                detail, rewind: rewind, registers: registers, system: system, entered: entered,
-                returned: returned)
+                detail, flags: flags, rewind: rewind, registers: registers, system: system,
+                entered: entered, returned: returned)
         } catch { throw .trace(error) }
         return true
     }
@@ -35,5 +35,24 @@ public struct Recorder: RunListener, ~Copyable {
             try unsafe writer.answer(form, bytes)
         } catch { throw .trace(error) }
         return true
+    }
+
+    /// Records the interrupt.
+    public mutating func interruption(
+        _ interruption: Interruption
+    ) throws(ExecutionError) -> Bool {
+        do throws(TraceError) { try writer.interruption(interruption) } catch {
+            throw .trace(error)
+        }
+        return true
+    }
+}
+
+extension Attended where Surroundings: ~Copyable, Listener == Recorder {
+    /// Records the end and completes the trace.
+    consuming func finish(
+        _ end: EndRecord, memory: MemoryDigest?
+    ) throws(TraceError) -> TraceSummary {
+        try listener.writer.finish(end, memory: memory)
     }
 }

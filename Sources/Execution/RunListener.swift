@@ -10,11 +10,12 @@ public protocol RunListener: ~Copyable {
     ///
     /// - Parameters:
     ///   - detail: reason, and what the guest asked or sent.
+    ///   - flags: what else is to be known of it.
     ///   - rewind: bytes from the start of the causing instruction to RIP.
     ///   - entered: host time-stamp counter before KVM_RUN.
     ///   - returned: the same after it.
     mutating func exit(
-        _ detail: ExitDetail<UnsafeRawBufferPointer>, rewind: UInt8,
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool
@@ -23,6 +24,9 @@ public protocol RunListener: ~Copyable {
     mutating func answer(
         _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) -> Bool
+
+    /// An interrupt is about to be injected at the exit before.
+    mutating func interruption(_ interruption: Interruption) throws(ExecutionError) -> Bool
 }
 
 /// Nobody listens: `vmtape run`.
@@ -33,7 +37,7 @@ public struct NoListener: RunListener {
     /// Ignores the exit.
     @inline(__always)
     public mutating func exit(
-        _ detail: ExitDetail<UnsafeRawBufferPointer>, rewind: UInt8,
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool { true }
@@ -42,5 +46,10 @@ public struct NoListener: RunListener {
     @inline(__always)
     public mutating func answer(
         _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
+    ) throws(ExecutionError) -> Bool { true }
+
+    /// Ignores the interrupt.
+    public mutating func interruption(
+        _ interruption: Interruption
     ) throws(ExecutionError) -> Bool { true }
 }

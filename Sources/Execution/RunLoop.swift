@@ -33,6 +33,7 @@ public struct RunLoop: ~Copyable {
     /// Words of rare exits, laid out as the trace takes them.
     private var words: InlineArray<16, UInt64> = InlineArray(repeating: 0)
     private let exitLimit: UInt64
+    private let traps: RewriteTraps
     private let stop: StopRequest
 
     /// Makes a loop.
@@ -40,10 +41,15 @@ public struct RunLoop: ~Copyable {
     /// - Parameters:
     ///   - behaviour: where RIP stands in exits of this host.
     ///   - exitLimit: how many exits to make at most.
+    ///   - traps: which OUTs stand for another instruction.
     ///   - stop: where others ask for an end.
-    public init(behaviour: HostBehaviour, exitLimit: UInt64 = .max, stop: StopRequest) {
+    public init(
+        behaviour: HostBehaviour, exitLimit: UInt64 = .max, traps: RewriteTraps = RewriteTraps(),
+        stop: StopRequest
+    ) {
         finder = InstructionFinder(behaviour)
         self.exitLimit = exitLimit
+        self.traps = traps
         self.stop = stop
     }
 
@@ -57,31 +63,13 @@ public struct RunLoop: ~Copyable {
         guard exitLimit > 0 else { return .exitLimit }
         // A tape may end before the first exit: a guest that never exits was cut off, or the
         // recorder was killed. Such a guest must not be entered, for it would not come back.
-        switch try side.verdict(natural: nil) {
-        case .go: break
-        case .end(let ending): return .ended(ending)
-        case .endOfTape: return .endOfTape
-        }
+        if let outcome = try outcome(&side, natural: nil, canWake: false) { return outcome }
         while true {
             let entered = HostThread.timestamp()
             let step: RunStep
             do throws(KVMError) { step = try cpu.run(other: &other) } catch { throw .kvm(error) }
             let returned = HostThread.timestamp()
-            let goesOn: Bool
-            var ending: Ending?
-            switch step {
-            case .io(let io):
-                goesOn = try handle(
-                    io, &cpu, &side, memory: memory, entered: entered, returned: returned)
-            case .mmio(let mmio):
-                goesOn = try handle(
-                    mmio, &cpu, &side, memory: memory, entered: entered, returned: returned)
-            case .other:
-                if case .irqWindowOpen = other { continue }
-                if case .intr = other { continue }
-                goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
-                ending = Self.naturalEnding(other)
-            case .interrupted:
+            if case .interrupted = step {
                 // A kick or a signal: not an exit, and never counted.
                 _ = cpu.acknowledgeKick()
                 if let reason = stop.reason, stop.isInsistent {
@@ -89,16 +77,108 @@ public struct RunLoop: ~Copyable {
                 }
                 continue
             }
-            guard goesOn else { return .endedByListener }
-            exitCount += 1
-            switch try side.verdict(natural: ending) {
-            case .go: break
-            case .end(let ending): return .ended(ending)
-            case .endOfTape: return .endOfTape
+            if case .other = step, Self.isUncounted(other) { continue }
+            if let outcome = try take(
+                step, &cpu, &side, memory: memory, entered: entered, returned: returned)
+            {
+                return outcome
             }
-            if exitCount >= exitLimit { return .exitLimit }
-            if let reason = stop.reason { return .stopped(reason, isInMidFlight: false) }
+            if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
+                return outcome
+            }
         }
+    }
+
+    /// Everything that one exit asks for; nil: the guest runs on.
+    @inline(__always)
+    private mutating func take<CPU, Side>(
+        _ step: RunStep, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        let goesOn: Bool
+        var natural: Ending?
+        switch step {
+        case .io(let io):
+            goesOn = try handle(
+                io, &cpu, &side, memory: memory, entered: entered, returned: returned)
+        case .mmio(let mmio):
+            goesOn = try handle(
+                mmio, &cpu, &side, memory: memory, entered: entered, returned: returned)
+        case .other:
+            goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
+            natural = Self.naturalEnding(other)
+        case .interrupted: return nil
+        }
+        guard goesOn else { return .endedByListener }
+        exitCount += 1
+        // SAFETY: the page's registers do not change before the next run.
+        let canWake = unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0
+        if let outcome = try outcome(&side, natural: natural, canWake: canWake) { return outcome }
+        if exitCount >= exitLimit { return .exitLimit }
+        if let reason = stop.reason { return .stopped(reason, isInMidFlight: false) }
+        return nil
+    }
+
+    /// What the world says of going on; nil: the guest does.
+    @inline(__always)
+    private func outcome<Side: World & ~Copyable>(
+        _ side: inout Side, natural: Ending?, canWake: Bool
+    ) throws(ExecutionError) -> LoopOutcome? {
+        switch try side.verdict(natural: natural, canWake: canWake) {
+        case .go: nil
+        case .end(let ending): .ended(ending)
+        case .endOfTape: .endOfTape
+        }
+    }
+
+    /// Exits that neither the guest nor its set-up caused: where they come varies, so they are never
+    /// numbered, and nothing is done at them.
+    @inline(__always)
+    private static func isUncounted(_ exit: Exit) -> Bool {
+        switch exit {
+        case .irqWindowOpen, .intr: true
+        default: false
+        }
+    }
+
+    /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
+    private static let interruptFlag: UInt64 = 1 << 9
+
+    /// Gives the CPU the interrupt that waits, if it can take it at this exit; else it waits on.
+    ///
+    /// What the exit left pending is finished first (DESIGN 4), since an interrupt before that
+    /// would come in the middle of an instruction. That may take further exits, which are
+    /// ordinary ones, and the same without an interrupt.
+    @inline(never)
+    private mutating func deliver<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // SAFETY: the page's registers do not change before the next run.
+        guard unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0 else {
+            return nil
+        }
+        settling: while true {
+            let entered = HostThread.timestamp()
+            let settlement: Settlement
+            do throws(KVMError) { settlement = try cpu.settle() } catch { throw .kvm(error) }
+            guard case .exit(let exit) = settlement else { break settling }
+            if Self.isUncounted(exit) { continue }
+            if let outcome = try take(
+                RunStep(exit, other: &other), &cpu, &side, memory: memory, entered: entered,
+                returned: HostThread.timestamp())
+            {
+                return outcome
+            }
+        }
+        guard cpu.isReadyForInterrupt, try side.hasInterrupt() else { return nil }
+        let vector = try side.acknowledgeInterrupt()
+        guard try side.interruption(Interruption(.external, vector: vector)) else {
+            return .endedByListener
+        }
+        do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
+        return nil
     }
 
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.
@@ -138,6 +218,15 @@ public struct RunLoop: ~Copyable {
         let rewind = unsafe finder.rewind(
             portAccess: isWrite ? .output : .input, port: io.port, size: size,
             count: Int(io.count), registers: registers, system: system, memory: memory)
+        if isWrite, traps.mayBe(io),
+            let trapped = unsafe traps.instruction(
+                at: registers.pointee.rip &- UInt64(rewind), io, system: system.pointee,
+                memory: memory)
+        {
+            return try unsafe complete(
+                trapped, io, &cpu, &side, rewind: rewind, registers: registers, system: system,
+                entered: entered, returned: returned)
+        }
         return try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
             try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
                 let sent = unsafe UnsafeRawBufferPointer(
@@ -146,7 +235,7 @@ public struct RunLoop: ~Copyable {
                     try unsafe side.exit(
                         .io(
                             isWrite: isWrite, size: UInt8(size), port: io.port,
-                            count: UInt32(io.count), data: sent), rewind: rewind,
+                            count: UInt32(io.count), data: sent), flags: [], rewind: rewind,
                         registers: registers, system: system, entered: entered,
                         returned: returned)
                 else { return false }
@@ -178,7 +267,7 @@ public struct RunLoop: ~Copyable {
                 .mmio(
                     address: mmio.address, length: UInt8(length), isWrite: mmio.isWrite,
                     value: value),
-                rewind: rewind, registers: registers, system: system, entered: entered,
+                flags: [], rewind: rewind, registers: registers, system: system, entered: entered,
                 returned: returned)
         else { return false }
         let isAnswered = try unsafe withUnsafeMutableBytes(of: &value) {
@@ -206,7 +295,7 @@ public struct RunLoop: ~Copyable {
         case .rdmsr(let access):
             guard
                 try unsafe side.exit(
-                    .rdmsr(index: access.index, why: access.cause), rewind: 0,
+                    .rdmsr(index: access.index, why: access.cause), flags: [], rewind: 0,
                     registers: registers, system: system, entered: entered, returned: returned)
             else { return false }
             let value = try side.readMSR(access.index)
@@ -216,7 +305,7 @@ public struct RunLoop: ~Copyable {
             guard
                 try unsafe side.exit(
                     .wrmsr(index: access.index, why: access.cause, value: access.value),
-                    rewind: 0, registers: registers, system: system, entered: entered,
+                    flags: [], rewind: 0, registers: registers, system: system, entered: entered,
                     returned: returned)
             else { return false }
             let isTaken = try side.writeMSR(access.index, access.value)
@@ -228,6 +317,55 @@ public struct RunLoop: ~Copyable {
                 other, cpu, &side, registers: registers, system: system, entered: entered,
                 returned: returned)
         }
+    }
+
+    /// An instruction that was rewritten to an OUT: its answer goes where it would have put it.
+    private mutating func complete<CPU, Side>(
+        _ trapped: RewriteTraps.Instruction, _ io: PortIO, _ cpu: inout CPU, _ side: inout Side,
+        rewind: UInt8, registers: UnsafePointer<GeneralRegisters>,
+        system: UnsafePointer<SystemRegisters>, entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // SAFETY (whole function): see `handle`; buffers are local values or the run page's.
+        let isTaken = try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
+            try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
+                try unsafe side.exit(
+                    .io(
+                        isWrite: true, size: 1, port: io.port, count: 1,
+                        data: UnsafeRawBufferPointer(bytes)),
+                    flags: .rewrittenInstruction, rewind: rewind, registers: registers,
+                    system: system, entered: entered, returned: returned)
+            }
+        }
+        guard isTaken else { return false }
+        var after = unsafe registers.pointee
+        let isAnswered: Bool
+        switch trapped {
+        case .timeStamp:
+            var value = try side.timeStamp()
+            after[.rax] = value & 0xFFFF_FFFF
+            after[.rdx] = value >> 32
+            isAnswered = try unsafe withUnsafeBytes(of: &value) { bytes throws(ExecutionError) in
+                try unsafe side.answer(.timeStamp, bytes)
+            }
+        case .cpuid:
+            var answer = try unsafe side.cpuid(
+                function: UInt32(truncatingIfNeeded: after[.rax]),
+                index: UInt32(truncatingIfNeeded: after[.rcx]), system: system.pointee)
+            for (index, register) in [Register.rax, .rbx, .rcx, .rdx].enumerated() {
+                after[register] = UInt64(answer.words[index])
+            }
+            isAnswered = try unsafe withUnsafeBytes(of: &answer.words) {
+                bytes throws(ExecutionError) in
+                try unsafe side.answer(.cpuid, bytes)
+            }
+        }
+        guard isAnswered else { return false }
+        do throws(KVMError) {
+            let isReplaced = try cpu.replaceRegistersAfterOut(after)
+            precondition(isReplaced, "a rewritten instruction is an OUT of count 1")
+        } catch { throw .kvm(error) }
+        return true
     }
 
     /// The trace's form of an MSR answer: one byte of fault, then the value.
@@ -312,13 +450,13 @@ public struct RunLoop: ~Copyable {
                 return try cpu.withPayload { payload throws(ExecutionError) in
                     try unsafe payload.withUnsafeBytes { bytes throws(ExecutionError) in
                         try unsafe side.exit(
-                            .other(exit.reason, data: bytes), rewind: 0, registers: registers,
+                            .other(exit.reason, data: bytes), flags: [], rewind: 0, registers: registers,
                             system: system, entered: entered, returned: returned)
                     }
                 }
             }
             return try unsafe side.exit(
-                detail, rewind: rewind, registers: registers, system: system, entered: entered,
+                detail, flags: [], rewind: rewind, registers: registers, system: system, entered: entered,
                 returned: returned)
         }
     }

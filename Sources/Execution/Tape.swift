@@ -51,7 +51,8 @@ public struct Tape: World, RunListener, ~Copyable {
         // SAFETY: the tape's row is valid until the next call; ours has `length` bytes.
         guard let expected = try unsafe next() else {
             mismatch = TapeMismatch(
-                expected: [], actual: unsafe Array(UnsafeRawBufferPointer(start: row, count: length)))
+                expected: [],
+                actual: unsafe Array(UnsafeRawBufferPointer(start: row, count: length)))
             return false
         }
         let bytes = unsafe expected.bytes
@@ -61,7 +62,8 @@ public struct Tape: World, RunListener, ~Copyable {
             return true
         }
         mismatch = unsafe TapeMismatch(
-            expected: Array(bytes), actual: Array(UnsafeRawBufferPointer(start: row, count: length)))
+            expected: Array(bytes), actual: Array(UnsafeRawBufferPointer(start: row, count: length))
+        )
         return false
     }
 
@@ -80,13 +82,13 @@ public struct Tape: World, RunListener, ~Copyable {
     /// Compares the exit.
     @inline(__always)
     public mutating func exit(
-        _ detail: ExitDetail<UnsafeRawBufferPointer>, rewind: UInt8,
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool {
         // SAFETY: the pointers are the loop's, valid during the call.
         let length = unsafe encoder.exit(
-            detail, rewind: rewind, registers: registers, system: system, into: row)
+            detail, flags: flags, rewind: rewind, registers: registers, system: system, into: row)
         guard try compare(length) else { return false }
         exitCount += 1
         progress.set(exitCount)
@@ -103,7 +105,50 @@ public struct Tape: World, RunListener, ~Copyable {
         return try compare(length)
     }
 
+    /// Compares the interrupt, which was taken from the very row.
+    public mutating func interruption(
+        _ interruption: Interruption
+    ) throws(ExecutionError) -> Bool {
+        try compare(unsafe encoder.interruption(interruption, into: row))
+    }
+
     // MARK: The world
+
+    /// Gives the recorded counter.
+    public mutating func timeStamp() throws(ExecutionError) -> UInt64 {
+        var value: UInt64 = 0
+        // SAFETY: the buffer is the local number.
+        try unsafe withUnsafeMutableBytes(of: &value) { bytes throws(ExecutionError) in
+            try unsafe fill(bytes, .timeStamp)
+        }
+        return UInt64(littleEndian: value)
+    }
+
+    /// Gives the recorded answer.
+    public mutating func cpuid(
+        function: UInt32, index: UInt32, system: borrowing SystemRegisters
+    ) throws(ExecutionError) -> CPUIDAnswer {
+        var answer = CPUIDAnswer(eax: 0, ebx: 0, ecx: 0, edx: 0)
+        // SAFETY: the buffer is the local answer's four words, which are plain numbers.
+        try unsafe withUnsafeMutableBytes(of: &answer.words) { bytes throws(ExecutionError) in
+            try unsafe fill(bytes, .cpuid)
+        }
+        return answer
+    }
+
+    /// An interrupt waits where the tape has one next, at this exit and not in mid-flight.
+    @inline(__always)
+    public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
+        guard let next = try unsafe peek() else { return false }
+        return unsafe next.kind == .interruption
+    }
+
+    /// Gives the recorded vector. One that is no external interrupt at an exit shows in the
+    /// comparison that follows.
+    public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
+        let snapshot = encoder.snapshot().registers
+        return try unsafe peek()?.interruption(snapshot: snapshot)?.vector ?? 0
+    }
 
     /// The guest's output went to the world then; nothing is to be done now.
     @inline(__always)
@@ -174,7 +219,9 @@ public struct Tape: World, RunListener, ~Copyable {
 
     /// The run ends where the tape says so.
     @inline(__always)
-    public mutating func verdict(natural: Ending?) throws(ExecutionError) -> Verdict {
+    public mutating func verdict(
+        natural: Ending?, canWake: Bool
+    ) throws(ExecutionError) -> Verdict {
         guard let next = try unsafe peek() else { return .endOfTape }
         guard unsafe next.kind == .end, let end = unsafe next.end else { return .go }
         return .end(

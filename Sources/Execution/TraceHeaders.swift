@@ -6,10 +6,12 @@ internal import Trace
 extension TraceHeader {
     /// What a recording knows before its first event.
     init(
-        recording: RecordSession.Recording, cpu: Int, plan: LoadPlan, host: HostFacts,
+        recording: RecordSession.Recording, cpu: Int, configuration: LiveConfiguration,
+        rewriting: Rewriting, host: HostFacts,
         requestedCPUID: [CPUIDEntry], observedCPUID: [CPUIDEntry],
         devices: [Devices.DeviceDescription]
     ) {
+        let plan = configuration.plan
         var observed = recording.observed
         observed?.properties.append(Property(VCPUPlacement.property, "\(cpu)"))
         self.init(
@@ -20,8 +22,12 @@ extension TraceHeader {
                         name: $0.name, base: $0.base,
                         interrupt: $0.irq.map { "irq \($0)" } ?? "", configuration: $0.options)
                 },
-                // What a reader must know to judge a divergence: this version rewrites nothing.
-                properties: [Property("tsc", "native"), Property("interrupts", "none")]),
+                // What a reader must know to judge a divergence.
+                properties: [
+                    Property("tsc", configuration.rewritesTimeStamp ? "rewrite" : "native"),
+                    Property("clock", configuration.clock.name),
+                    Property("interrupts", "at exits"),
+                ] + rewriting.traps.properties),
             requestedCPUID: requestedCPUID, observedCPUID: observedCPUID, hostFacts: host,
             images: plan.records.map { record in
                 ImageRecord(
@@ -29,6 +35,7 @@ extension TraceHeader {
                     properties: record.properties.map { Property($0.key, $0.value) })
             },
             commandLine: plan.records.first?["command-line"] ?? "",
+            rewrittenSites: rewriting.sites,
             observed: recording.hasTiming ? observed : nil)
     }
 }

@@ -60,9 +60,42 @@ public protocol World: ~Copyable {
     /// The guest writes an MSR that the filter gives to user space; false: the guest gets #GP.
     mutating func writeMSR(_ index: UInt32, _ value: UInt64) throws(ExecutionError) -> Bool
 
+    /// The time-stamp counter, for an RDTSC that was rewritten to an exit.
+    mutating func timeStamp() throws(ExecutionError) -> UInt64
+
+    /// What CPUID shows, for a CPUID that was rewritten to an exit.
+    mutating func cpuid(
+        function: UInt32, index: UInt32, system: borrowing SystemRegisters
+    ) throws(ExecutionError) -> CPUIDAnswer
+
     /// Whether the guest runs on after the exit that has just been answered.
     ///
-    /// - Parameter natural: how the exit itself ends a run on a bare machine (HLT with nothing
-    ///   to wake the CPU, a triple fault); nil for an exit that can be answered.
-    mutating func verdict(natural: Ending?) throws(ExecutionError) -> Verdict
+    /// - Parameters:
+    ///   - natural: how the exit itself ends a run on a bare machine (HLT with nothing to wake the
+    ///     CPU, a triple fault); nil for an exit that can be answered.
+    ///   - canWake: interrupts are enabled, so that a HLT can be waited out.
+    mutating func verdict(natural: Ending?, canWake: Bool) throws(ExecutionError) -> Verdict
+
+    /// Whether an interrupt waits for the CPU to take it.
+    mutating func hasInterrupt() throws(ExecutionError) -> Bool
+
+    /// Takes the interrupt that waits, as the CPU's acknowledge cycle does: its vector.
+    mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8
+}
+
+/// What CPUID gives.
+public struct CPUIDAnswer: Equatable, Sendable {
+    /// EAX, EBX, ECX, EDX.
+    public var words: InlineArray<4, UInt32>
+
+    /// Makes an answer.
+    public init(eax: UInt32, ebx: UInt32, ecx: UInt32, edx: UInt32) {
+        words = [eax, ebx, ecx, edx]
+    }
+
+    /// Whether all four registers are equal.
+    public static func == (a: Self, b: Self) -> Bool {
+        a.words[0] == b.words[0] && a.words[1] == b.words[1] && a.words[2] == b.words[2]
+            && a.words[3] == b.words[3]
+    }
 }

@@ -72,7 +72,7 @@ struct TimedRecorder: RunListener, ~Copyable {
     }
 
     mutating func exit(
-        _ detail: ExitDetail<UnsafeRawBufferPointer>, rewind: UInt8,
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool {
@@ -83,8 +83,8 @@ struct TimedRecorder: RunListener, ~Copyable {
         let begin = HostThread.timestamp()
         // SAFETY: the pointers are the loop's, valid during the call.
         let goesOn = try unsafe recorder.exit(
-            detail, rewind: rewind, registers: registers, system: system, entered: entered,
-            returned: returned)
+            detail, flags: flags, rewind: rewind, registers: registers, system: system,
+            entered: entered, returned: returned)
         let ticks = HostThread.timestamp() &- begin
         costs.append(UInt32(truncatingIfNeeded: ticks &- min(ticks, overhead)))
         return goesOn
@@ -101,5 +101,9 @@ struct TimedRecorder: RunListener, ~Copyable {
             costs.append(last &+ UInt32(truncatingIfNeeded: ticks &- min(ticks, overhead)))
         }
         return goesOn
+    }
+
+    mutating func interruption(_ interruption: Interruption) throws(ExecutionError) -> Bool {
+        try recorder.interruption(interruption)
     }
 }

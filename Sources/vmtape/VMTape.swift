@@ -24,7 +24,9 @@ struct VMTape: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             RunCommand.self, RecordCommand.self, ReplayCommand.self, InfoCommand.self,
-            DumpCommand.self, FindCommand.self, StatCommand.self, ConsoleCommand.self,
+            DumpCommand.self, FindCommand.self, StatCommand.self, DiffCommand.self,
+            ExportCommand.self,
+            ConsoleCommand.self,
             VerifyCommand.self,
             DoctorCommand.self,
         ])

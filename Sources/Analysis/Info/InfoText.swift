@@ -76,8 +76,16 @@ extension TraceInfo {
     }
 
     private func writeHost(_ text: inout InfoText) {
-        for fact in header.hostFacts.facts {
-            text.row("host", "\(fact.name): \(fact.value)")
+        for fact in header.hostFacts.facts where fact.weight == .description {
+            guard fact.name.hasPrefix("host.") else { continue }
+            text.row("host", "\(fact.name.dropFirst(5)): \(fact.value)")
+        }
+        let behaviours = header.hostFacts.facts.count { $0.weight == .behaviour }
+        if behaviours > 0 {
+            text.row(
+                "host",
+                "KVM \(header.hostFacts["kvm.modules"] ?? "unknown"): \(behaviours) behaviours "
+                    + "that a replay needs are kept (--json lists them, doctor shows this host's)")
         }
         guard let observed = header.observed else { return }
         text.row(

@@ -1,4 +1,5 @@
 internal import ArgumentParser
+internal import Devices
 internal import Execution
 internal import Guest
 
@@ -8,6 +9,30 @@ struct GuestOptions: ParsableArguments {
         name: [.short, .long],
         help: "RAM, in bytes or with K, M, G; a multiple of 4 KiB.")
     var memory = ByteSize(bytes: 64 << 20)
+
+    @Option(
+        help: ArgumentHelp(
+            "The devices: bare (serial port and ways to end) or pc (also interrupt controllers, "
+                + "timers, clock, keyboard, PCI). Default: pc for firmware, else bare.",
+            valueName: MachineKind.allCases.map(\.rawValue).joined(separator: "|")))
+    var machine: MachineOption?
+
+    @Option(
+        help: ArgumentHelp(
+            "The clock of devices and rewritten RDTSCs: the host's, or a virtual one that advances "
+                + "by so many nanoseconds an exit and skips idle time, so that the same inputs give "
+                + "the same trace.",
+            valueName: "host|virtual[=ns]"))
+    var clock: ClockOption = .init(kind: .host)
+
+    @Option(
+        help: ArgumentHelp(
+            "RDTSC in an ELF image's code: rewritten to an exit, and so recorded, or left alone.",
+            valueName: "rewrite|native"))
+    var tsc: TSCOption = .rewrite
+
+    @Option(help: ArgumentHelp("ASCII text typed on a PC's keyboard.", valueName: "text"))
+    var keys = ""
 
     @Option(
         help: ArgumentHelp(
@@ -32,9 +57,14 @@ struct GuestOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Where the serial port and the debug consoles print: stdio (default), none, or a file.",
-            valueName: "stdio|none|file"))
+            "Where the serial port prints: stdio, none, or a file.", valueName: "stdio|none|file"))
     var serial: SerialTarget = .stdio
+
+    @Option(
+        help: ArgumentHelp(
+            "Where the debug consoles (ports 0xe9 and 0x402) print; with the serial port unless "
+                + "given.", valueName: "stdio|none|file"))
+    var debugConsole: SerialTarget?
 
     @Option(
         help: ArgumentHelp(
@@ -100,6 +130,46 @@ struct KindOption: ExpressibleByArgument {
     }
 
     static var allValueStrings: [String] { GuestKind.allCases.map(\.rawValue) }
+}
+
+/// A ``Devices/MachineKind`` as an option; see ``KindOption``.
+struct MachineOption: ExpressibleByArgument {
+    let machine: MachineKind
+    init?(argument: String) {
+        guard let machine = MachineKind(rawValue: argument) else { return nil }
+        self.machine = machine
+    }
+
+    static var allValueStrings: [String] { MachineKind.allCases.map(\.rawValue) }
+}
+
+/// `--clock`.
+struct ClockOption: ExpressibleByArgument {
+    let kind: ClockKind
+
+    init(kind: ClockKind) { self.kind = kind }
+
+    init?(argument: String) {
+        let parts = argument.split(separator: "=", maxSplits: 1)
+        switch (parts.first, parts.count) {
+        case ("host", 1): kind = .host
+        case ("virtual", 1): kind = .virtual(nanosecondsPerExit: ClockKind.usualNanosecondsPerExit)
+        case ("virtual", 2):
+            guard let step = UInt64(parts[1]), (1...1_000_000_000).contains(step) else {
+                return nil
+            }
+            kind = .virtual(nanosecondsPerExit: step)
+        default: return nil
+        }
+    }
+
+    var defaultValueDescription: String { kind.name }
+}
+
+/// `--tsc`.
+enum TSCOption: String, ExpressibleByArgument, CaseIterable {
+    case rewrite
+    case native
 }
 
 /// Where a guest's output goes.

@@ -11,12 +11,17 @@ struct LiveGuest {
     /// Ends the run when the user leaves the console.
     private let leave = LeaveRequest()
 
+    /// 2026-01-01 00:00 UTC.
+    private static let virtualStartDate: UInt64 = 1_767_225_600
+
     init(_ options: GuestOptions) throws(CommandFailure) {
         let plan = try attempt { () throws(GuestError) in try options.makePlan() }
         for note in plan.notes { Message.note("\(options.image): \(note)") }
         var configuration = LiveConfiguration(plan: plan)
         configuration.exitLimit = options.maxExits ?? .max
         configuration.cpu = options.cpu
+        configuration.clock = options.clock.kind
+        configuration.rewritesTimeStamp = options.tsc == .rewrite
         configuration.supervision.timeoutMilliseconds = options.timeout?.milliseconds
         self.configuration = configuration
         if options.serial == .stdio, options.input == nil {
@@ -35,13 +40,18 @@ struct LiveGuest {
 
     /// The devices, connected. To be asked for once.
     func makeDevices(_ options: GuestOptions) throws(CommandFailure) -> DeviceSet {
-        let target: ConsoleOutput.Target =
-            switch options.serial {
-            case .stdio: .descriptor(STDOUT_FILENO, name: "standard output")
-            case .none: .none
-            case .file(let path): .file(path)
-            }
+        let target = Self.target(options.serial)
+        let debugTarget = options.debugConsole.map(Self.target)
         let file = options.input
+        var pc = PCConfiguration(
+            memoryBelow4GiB: configuration.plan.ram.lowLength,
+            memoryAbove4GiB: configuration.plan.ram.highLength)
+        // A virtual clock starts at a date of its own, for two runs to be alike.
+        pc.startDate =
+            configuration.clock == .host ? UInt64(max(0, time(nil))) : Self.virtualStartDate
+        let machine =
+            options.machine?.machine ?? (configuration.plan.kind == .firmware ? .pc : .bare)
+        pc.keys = Array(options.keys.utf8)
         let console = console
         return try attempt { () throws(LiveGuestError) in
             let input: ConsoleInput
@@ -53,8 +63,19 @@ struct LiveGuest {
                 input = console?.input() ?? ConsoleInput()
             }
             do throws(DeviceError) {
-                return try DeviceSet(.init(serial: target), input: input)
+                return try DeviceSet(
+                    .init(
+                        serial: target, debugConsole: debugTarget, machine: machine, pc: pc),
+                    input: input)
             } catch { throw .device(error) }
+        }
+    }
+
+    private static func target(_ wanted: SerialTarget) -> ConsoleOutput.Target {
+        switch wanted {
+        case .stdio: .descriptor(STDOUT_FILENO, name: "standard output")
+        case .none: .none
+        case .file(let path): .file(path)
         }
     }
 

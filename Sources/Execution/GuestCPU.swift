@@ -1,0 +1,133 @@
+public import KVM
+public import Machine
+
+/// KVM's vCPU as the loop drives it: pending or settled, whichever it is just then.
+///
+/// KVM's two types keep the rules of what may be done when; this one moves between them, so that
+/// a loop can hold a vCPU in one place.
+public struct GuestCPU: ~Copyable {
+    /// Nil only within ``settle()``.
+    private var pending: PendingCPU?
+
+    init(_ cpu: consuming PendingCPU) { pending = consume cpu }
+
+    private static func gone() -> Never {
+        preconditionFailure("the vCPU is used while it is being settled")
+    }
+}
+
+extension GuestCPU: Processor {
+    /// Runs the guest until it exits or is interrupted.
+    @inline(__always)
+    public mutating func run() throws(KVMError) -> RunResult {
+        guard let result = try pending?.run() else { Self.gone() }
+        return result
+    }
+
+    /// The same, with the exits that come by the million apart from the others.
+    @inline(__always)
+    public mutating func run(other: inout Exit) throws(KVMError) -> RunStep {
+        guard let step = try pending?.run(other: &other) else { Self.gone() }
+        return step
+    }
+
+    /// Finishes what is pending, or gives back a further exit.
+    public mutating func settle() throws(KVMError) -> Settlement {
+        guard let cpu = pending.take() else { Self.gone() }
+        switch try cpu.settle() {
+        case .settled(let settled):
+            pending = settled.begin()
+            return .settled
+        case .exit(let exit, let cpu):
+            pending = consume cpu
+            return .exit(exit)
+        }
+    }
+
+    /// Injects an external interrupt; the CPU must be settled and ready for it.
+    public mutating func interrupt(vector: UInt8) throws(KVMError) {
+        guard let cpu = pending.take() else { Self.gone() }
+        switch try cpu.settle() {
+        case .settled(var settled):
+            try settled.interrupt(vector: vector)
+            pending = settled.begin()
+        case .exit: preconditionFailure("an interrupt for a vCPU that is not settled")
+        }
+    }
+
+    /// Whether KVM would take an interrupt now; to be asked when settled.
+    public var isReadyForInterrupt: Bool {
+        switch pending {
+        case .some(let cpu): return cpu.isReadyForInterrupt
+        case .none: Self.gone()
+        }
+    }
+
+    /// The registers at the last exit.
+    @inline(__always)
+    public var registersPointer: UnsafePointer<GeneralRegisters> {
+        switch pending {
+        // SAFETY: the page stays mapped while the CPU is ours.
+        case .some(let cpu): return unsafe cpu.registersPointer
+        case .none: Self.gone()
+        }
+    }
+
+    /// Segment and control registers at the last exit.
+    @inline(__always)
+    public var systemRegistersPointer: UnsafePointer<SystemRegisters> {
+        switch pending {
+        // SAFETY: the page stays mapped while the CPU is ours.
+        case .some(let cpu): return unsafe cpu.systemRegistersPointer
+        case .none: Self.gone()
+        }
+    }
+
+    /// The bytes of the last port access.
+    @inline(__always)
+    public mutating func withIOData<Result, Failure: Error>(
+        _ body: (inout MutableRawSpan) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        guard let result = try pending?.withIOData(body) else { Self.gone() }
+        return result
+    }
+
+    /// The bytes of the last MMIO access.
+    public var mmioValue: UInt64 {
+        get {
+            switch pending {
+            case .some(let cpu): return cpu.mmioValue
+            case .none: Self.gone()
+            }
+        }
+        set { pending?.mmioValue = newValue }
+    }
+
+    /// Answers an MSR access.
+    public mutating func answerMSR(_ value: UInt64, fault: Bool) {
+        pending?.answerMSR(value, fault: fault)
+    }
+
+    /// Replaces registers after an OUT of count 1.
+    public mutating func replaceRegistersAfterOut(
+        _ registers: GeneralRegisters
+    ) throws(KVMError) -> Bool {
+        guard let isReplaced = try pending?.replaceRegistersAfterOut(registers) else {
+            Self.gone()
+        }
+        return isReplaced
+    }
+
+    /// The payload of the last exit.
+    public func withPayload<Result, Failure: Error>(
+        _ body: (RawSpan) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        switch pending {
+        case .some(let cpu): return try cpu.withPayload(body)
+        case .none: Self.gone()
+        }
+    }
+
+    /// Withdraws a kick.
+    public mutating func acknowledgeKick() -> Bool { pending?.acknowledgeKick() ?? false }
+}

@@ -1,0 +1,73 @@
+internal import Guest
+internal import KVM
+internal import Machine
+internal import Trace
+
+/// Which OUTs stand for an instruction that reads the outside world without an exit (DESIGN 3).
+///
+/// RDTSC (0F 31) and CPUID (0F A2) are rewritten to `out imm8, al` (E6 ib): two bytes for two. The
+/// ports are chosen so that the image has no such OUT of its own.
+public struct RewriteTraps: Equatable, Sendable {
+    /// What an OUT stands for.
+    enum Instruction: Sendable {
+        case timeStamp
+        case cpuid
+    }
+
+    /// The port of a rewritten RDTSC; nil: none is rewritten.
+    var timeStampPort: UInt8?
+    /// The port of a rewritten CPUID; nil: none is rewritten.
+    var cpuidPort: UInt8?
+
+    /// Nothing is rewritten.
+    public init() {}
+
+    /// Whether the port alone does not rule it out.
+    @inline(__always)
+    func mayBe(_ io: PortIO) -> Bool {
+        guard io.port < 256, io.size == 1, io.count == 1 else { return false }
+        let port = UInt8(truncatingIfNeeded: io.port)
+        return port == timeStampPort || port == cpuidPort
+    }
+
+    /// What the OUT at an address stands for; nil where the guest itself meant the port, by DX.
+    ///
+    /// The bytes decide and not a list of places: code that the guest copies (alternatives) takes
+    /// the trap along.
+    func instruction(
+        at rip: UInt64, _ io: PortIO, system: SystemRegisters, memory: borrowing GuestMemory
+    ) -> Instruction? {
+        let port = UInt8(truncatingIfNeeded: io.port)
+        let bytes = PageWalk.read(
+            PageWalk.linearRIP(rip, system: system), count: 2, system: system, memory: memory)
+        guard bytes == [Self.outOpcode, port] else { return nil }
+        return port == timeStampPort ? .timeStamp : .cpuid
+    }
+
+    /// OUT imm8, AL (Intel SDM vol. 2, OUT).
+    static let outOpcode: UInt8 = 0xE6
+}
+
+extension RewriteTraps {
+    /// The traps that a trace's machine has.
+    init(_ machine: MachineDescription) {
+        func port(_ key: String) -> UInt8? {
+            machine.properties.first { $0.key == key }.flatMap { UInt8($0.value) }
+        }
+        timeStampPort = port(Self.timeStampProperty)
+        cpuidPort = port(Self.cpuidProperty)
+    }
+
+    /// How a trace keeps them, as properties of the machine.
+    var properties: [Property] {
+        var properties: [Property] = []
+        if let timeStampPort {
+            properties.append(Property(Self.timeStampProperty, "\(timeStampPort)"))
+        }
+        if let cpuidPort { properties.append(Property(Self.cpuidProperty, "\(cpuidPort)")) }
+        return properties
+    }
+
+    private static let timeStampProperty = "rewrite.rdtsc-port"
+    private static let cpuidProperty = "rewrite.cpuid-port"
+}

@@ -1,0 +1,104 @@
+internal import Disassembly
+internal import Guest
+internal import KVM
+internal import Machine
+internal import Trace
+
+/// The instructions of a guest that are rewritten to exits, and how.
+public struct Rewriting: Sendable {
+    /// Each place, with the bytes before and after.
+    var sites: [RewrittenSite] = []
+    /// What the OUTs stand for.
+    var traps = RewriteTraps()
+
+    /// Ports that may be taken; the first whose OUT the image does not use is. The first two keep
+    /// the sum of the bytes they replace, so that checksummed images stay valid: 0F+31 = E6+5A and
+    /// 0F+A2 = E6+CB modulo 256.
+    private static let timeStampPorts: [UInt8] = [0x5A, 0x5B, 0x5C, 0x5D, 0x5E, 0x5F]
+    private static let cpuidPorts: [UInt8] = [0xCB, 0xCD, 0xCF, 0xDB, 0xDD]
+
+    /// Nothing is rewritten.
+    public init() {}
+
+    /// Finds what is to be rewritten in a load.
+    ///
+    /// Only in what the file itself says is code (sections of an ELF file): elsewhere the same
+    /// bytes may be data, and rewriting them would change the guest.
+    ///
+    /// - Parameter rewritesCPUID: the host does not show guests the table that was asked for.
+    init(_ plan: LoadPlan, rewritesCPUID: Bool) {
+        var hasOut: Set<UInt8> = []
+        var found: [(kind: Instruction.Kind, range: CodeRange, offset: Int)] = []
+        let disassembler = Disassembler(plan.kind == .elf64 ? .long64 : .protected32)
+        for range in plan.code where range.isCertain {
+            let bytes = Array(plan.image[range.fileRange])
+            for index in bytes.indices.dropLast() where bytes[index] == RewriteTraps.outOpcode {
+                hasOut.insert(bytes[index + 1])
+            }
+            let wanted: [Instruction.Kind] = rewritesCPUID ? [.rdtsc, .cpuid] : [.rdtsc]
+            for place in disassembler.occurrences(of: wanted, in: bytes) where place.length == 2 {
+                found.append((place.kind, range, place.offset))
+            }
+        }
+        traps.timeStampPort = Self.timeStampPorts.first { !hasOut.contains($0) }
+        traps.cpuidPort =
+            rewritesCPUID ? Self.cpuidPorts.first { !hasOut.contains($0) } : nil
+        for place in found {
+            let port = place.kind == .cpuid ? traps.cpuidPort : traps.timeStampPort
+            guard let port else { continue }
+            let at = UInt64(place.offset)
+            let start = place.range.fileRange.lowerBound + place.offset
+            sites.append(
+                RewrittenSite(
+                    address: GuestPhysicalAddress(place.range.physical.rawValue + at),
+                    linearAddress: GuestVirtualAddress(place.range.virtual.rawValue + at),
+                    original: Array(plan.image[start..<start + 2]),
+                    replacement: [RewriteTraps.outOpcode, port]))
+        }
+        if !sites.contains(where: { $0.replacement[1] == traps.timeStampPort }) {
+            traps.timeStampPort = nil
+        }
+        if !sites.contains(where: { $0.replacement[1] == traps.cpuidPort }) {
+            traps.cpuidPort = nil
+        }
+    }
+
+    /// What a new guest needs on this host.
+    init(_ configuration: LiveConfiguration, _ host: borrowing Host) {
+        guard configuration.rewritesTimeStamp else {
+            self.init()
+            return
+        }
+        let behaviour = host.probe.behaviour
+        let isShown =
+            behaviour.cpuidRing0 == .yes && behaviour.unhideableLeaf1ECX == 0
+            && behaviour.unhideableLeaf1EDX == 0
+        self.init(configuration.plan, rewritesCPUID: !isShown)
+    }
+
+    /// The rewriting that a trace tells of.
+    init(_ header: TraceHeader) {
+        sites = header.rewrittenSites
+        traps = RewriteTraps(header.machine)
+    }
+
+    /// Puts the replacements into memory.
+    ///
+    /// - Throws: where memory does not hold the original bytes: this is not the image.
+    func apply(to memory: borrowing GuestMemory) throws(ExecutionError) {
+        for site in sites {
+            let bytes = try guest { () throws(GuestError) in
+                try memory.read(site.address, count: site.original.count)
+            }
+            guard bytes == site.original, site.replacement.count == site.original.count else {
+                throw .cannotReplay(
+                    "the instruction to be rewritten at 0x"
+                        + String(site.address.rawValue, radix: 16)
+                        + " is not in the image: the trace's list of sites is not of this image")
+            }
+            try guest { () throws(GuestError) in
+                try memory.write(site.address, site.replacement[...])
+            }
+        }
+    }
+}
