@@ -28,7 +28,7 @@ struct PC: Sendable {
     private var systemControlA: UInt8 = 0
     /// DMA controllers, their page registers and the POST code: ports below 0x100 that keep what
     /// is written.
-    private var latches = InlineArray<256, UInt8>(repeating: 0)
+    private var latches = [UInt8](repeating: 0, count: 256)
     /// Nanoseconds since the machine started.
     private(set) var now: UInt64 = 0
 
