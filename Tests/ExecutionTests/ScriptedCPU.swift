@@ -65,6 +65,7 @@ struct ScriptedCPU: Processor, ~Copyable {
     // the page's size.
     mutating func run() throws(KVMError) -> RunResult {
         runCount += 1
+        isSettled = false
         takeAnswer()
         while let step = steps.popFirst() {
             switch step {
@@ -130,6 +131,40 @@ struct ScriptedCPU: Processor, ~Copyable {
         acknowledgements += 1
         defer { kicks = 0 }
         return kicks > 0
+    }
+
+    // MARK: Interrupts
+
+    /// Further exits that settling comes to, before it is settled.
+    var settlingSteps: [Exit] = []
+    /// Whether it would take an interrupt once it is settled.
+    var isReadyForInterrupt = true
+    /// Vectors that were injected, with the number of runs before each.
+    private(set) var injected: [(vector: UInt8, runs: Int)] = []
+    /// Whether it was settled since the last run.
+    private(set) var isSettled = false
+
+    mutating func settle() throws(KVMError) -> Settlement {
+        takeAnswer()
+        guard settlingSteps.isEmpty else {
+            let exit = settlingSteps.removeFirst()
+            pending = exit
+            return .exit(exit)
+        }
+        isSettled = true
+        return .settled
+    }
+
+    mutating func interrupt(vector: UInt8) throws(KVMError) {
+        precondition(isSettled && isReadyForInterrupt)
+        injected.append((vector, runCount))
+    }
+
+    mutating func replaceRegistersAfterOut(
+        _ registers: GeneralRegisters
+    ) throws(KVMError) -> Bool {
+        unsafe self.registers.pointee = registers
+        return true
     }
 
     // MARK: Exits
