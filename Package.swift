@@ -75,7 +75,13 @@ let package = Package(
             name: "vmtape-bench",
             dependencies: ["Devices", "Execution", "Guest", "KVM", "Machine", "Trace"],
             swiftSettings: strict),
+        .executableTarget(
+            name: "vmtape-fuzz",
+            dependencies: ["Analysis", "CXXHash", "Guest", "Machine", "Symbols", "Trace"],
+            swiftSettings: strict),
 
+        // What tests share: files, child processes, pseudo-terminals.
+        .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),
         tests("Machine"),
         tests("KVM", ["Machine"]),
         tests("Disassembly", ["Machine"]),
@@ -83,8 +89,12 @@ let package = Package(
         tests("Guest", ["Machine"]),
         tests("Devices", ["Machine"]),
         tests("Symbols", ["Machine"], exclude: ["Fixtures"]),
-        tests("Execution", ["Devices", "Guest", "KVM", "Machine", "Trace"]),
+        tests(
+            "Execution",
+            ["Devices", "Disassembly", "Guest", "KVM", "Machine", "TestSupport", "Trace"]),
         tests("Analysis", ["Machine", "Trace"], exclude: ["Snapshots"]),
-        .testTarget(name: "vmtapeTests", dependencies: ["vmtape"], swiftSettings: strict),
+        .testTarget(
+            name: "vmtapeTests", dependencies: ["vmtape", "Analysis", "TestSupport", "Trace"],
+            exclude: ["Snapshots"], swiftSettings: strict),
     ]
 )

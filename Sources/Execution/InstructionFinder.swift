@@ -51,9 +51,8 @@ struct InstructionFinder: ~Copyable {
     @inline(__always)
     private func flags(_ system: UnsafePointer<SystemRegisters>) -> AfterFlags {
         // SAFETY: the caller's pointer is valid during the call.
-        let isReal = unsafe system.pointee[.cr0] & 1 == 0
-        if isReal { return inRealMode }
-        return unsafe system.pointee[.ss].dpl & 3 == 3 ? inRing3 : inRing0
+        if unsafe system.pointee.isRealMode { return inRealMode }
+        return unsafe system.pointee.cpl == 3 ? inRing3 : inRing0
     }
 
     /// For a port access.
@@ -73,13 +72,12 @@ struct InstructionFinder: ~Copyable {
         guard isAfter else { return 0 }
         let isString: Bool? = count > 1 ? true : nil
         // SAFETY: the caller's pointers are valid during the call.
-        let registers = unsafe registers.pointee
         return unsafe find(
             .portAccess(
                 direction, sizeInBytes: size, port: port,
-                dx: UInt16(truncatingIfNeeded: registers[.rdx]), isString: isString),
+                dx: UInt16(truncatingIfNeeded: registers.pointee[.rdx]), isString: isString),
             key: UInt64(port) << 8 | UInt64(size) << 1 | (count > 1 ? 1 : 0),
-            rip: registers.rip, system: system, memory: memory)
+            rip: registers.pointee.rip, system: system, memory: memory)
     }
 
     /// For an access to device memory.

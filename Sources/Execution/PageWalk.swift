@@ -35,7 +35,9 @@ public enum PageWalk {
         }
         for level in stride(from: levels - 1, through: 0, by: -1) {
             let shift = 12 + level * indexBits
-            let index = linear >> UInt64(shift) & (level == 2 && levels == 3 ? 3 : (1 << UInt64(indexBits)) - 1)
+            // The table of four at the top of PAE paging is told from others by its place alone.
+            let count = levels == 3 && level == 2 ? 4 : UInt64(1) << UInt64(indexBits)
+            let index = linear >> UInt64(shift) & (count - 1)
             let entryAddress = GuestPhysicalAddress(table &+ index * UInt64(entryBytes))
             var entry: UInt64 = 0
             // SAFETY: the host pointer covers `entryBytes`, and the entry has room for 8.

@@ -7,6 +7,8 @@ public import Machine
 public protocol Processor: ~Copyable {
     /// Runs the guest until it exits or is interrupted.
     mutating func run() throws(KVMError) -> RunResult
+    /// The same, with the exits that come by the million apart from the others.
+    mutating func run(other: inout Exit) throws(KVMError) -> RunStep
     /// The registers at the last exit; valid until the next run.
     var registersPointer: UnsafePointer<GeneralRegisters> { get }
     /// Segment and control registers at the last exit; valid until the next run.
@@ -44,4 +46,27 @@ public enum Settlement: Sendable {
     case settled
     /// A further exit.
     case exit(Exit)
+}
+
+extension Processor where Self: ~Copyable {
+    /// By ``run()``.
+    public mutating func run(other: inout Exit) throws(KVMError) -> RunStep {
+        switch try run() {
+        case .interrupted: return .interrupted
+        case .exit(let exit): return RunStep(exit, other: &other)
+        }
+    }
+}
+
+extension RunStep {
+    /// An exit as a step, with the rarer ones put aside.
+    init(_ exit: Exit, other: inout Exit) {
+        switch exit {
+        case .io(let io): self = .io(io)
+        case .mmio(let mmio): self = .mmio(mmio)
+        default:
+            other = exit
+            self = .other
+        }
+    }
 }

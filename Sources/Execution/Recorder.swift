@@ -47,3 +47,12 @@ public struct Recorder: RunListener, ~Copyable {
         return true
     }
 }
+
+extension Attended where Surroundings: ~Copyable, Listener == Recorder {
+    /// Records the end and completes the trace.
+    consuming func finish(
+        _ end: EndRecord, memory: MemoryDigest?
+    ) throws(TraceError) -> TraceSummary {
+        try listener.writer.finish(end, memory: memory)
+    }
+}

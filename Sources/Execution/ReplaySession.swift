@@ -99,6 +99,10 @@ public struct ReplaySession: ~Copyable {
 
     private static func plan(_ reader: TraceReader) throws(ExecutionError) -> LoadPlan {
         let images = reader.header.images
+        guard !images.isEmpty else {
+            throw .cannotReplay(
+                "\(reader.path): the trace holds no guest image, and cannot be replayed without")
+        }
         var records: [GuestImageRecord] = []
         for (index, image) in images.enumerated() {
             let bytes = try trace { () throws(TraceError) in try reader.imageBytes(index) }
@@ -107,7 +111,9 @@ public struct ReplaySession: ~Copyable {
                     name: image.name, kind: image.kind, bytes: bytes,
                     properties: image.properties.map { .init(key: $0.key, value: $0.value) }))
         }
-        return try guest { () throws(GuestError) in try LoadPlan(records: records) }
+        do throws(GuestError) { return try LoadPlan(records: records) } catch {
+            throw .cannotReplay("\(reader.path): \(error)")
+        }
     }
 
     /// Replays until the tape ends, something differs, or somebody asks for an end.

@@ -27,6 +27,8 @@ public struct RunLoop: ~Copyable {
     public private(set) var exitCount: UInt64 = 0
     /// The last exit that nobody answers: with it the guest stops.
     public private(set) var unansweredExit: Exit?
+    /// The last exit that is neither a port access nor one to device memory.
+    private var other = Exit.unknown(hardwareReason: 0)
     private var finder: InstructionFinder
     /// Words of rare exits, laid out as the trace takes them.
     private var words: InlineArray<16, UInt64> = InlineArray(repeating: 0)
@@ -59,12 +61,15 @@ public struct RunLoop: ~Copyable {
     ) throws(ExecutionError) -> LoopOutcome
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         guard exitLimit > 0 else { return .exitLimit }
+        // A tape may end before the first exit: a guest that never exits was cut off, or the
+        // recorder was killed. Such a guest must not be entered, for it would not come back.
+        if let outcome = try outcome(&side, natural: nil, canWake: false) { return outcome }
         while true {
             let entered = HostThread.timestamp()
-            let result: RunResult
-            do throws(KVMError) { result = try cpu.run() } catch { throw .kvm(error) }
+            let step: RunStep
+            do throws(KVMError) { step = try cpu.run(other: &other) } catch { throw .kvm(error) }
             let returned = HostThread.timestamp()
-            guard case .exit(let exit) = result else {
+            if case .interrupted = step {
                 // A kick or a signal: not an exit, and never counted.
                 _ = cpu.acknowledgeKick()
                 if let reason = stop.reason, stop.isInsistent {
@@ -72,9 +77,9 @@ public struct RunLoop: ~Copyable {
                 }
                 continue
             }
-            if Self.isUncounted(exit) { continue }
+            if case .other = step, Self.isUncounted(other) { continue }
             if let outcome = try take(
-                exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
+                step, &cpu, &side, memory: memory, entered: entered, returned: returned)
             {
                 return outcome
             }
@@ -87,25 +92,44 @@ public struct RunLoop: ~Copyable {
     /// Everything that one exit asks for; nil: the guest runs on.
     @inline(__always)
     private mutating func take<CPU, Side>(
-        _ exit: Exit, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        _ step: RunStep, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        guard
-            try handle(
-                exit, &cpu, &side, memory: memory, entered: entered, returned: returned)
-        else { return .endedByListener }
+        let goesOn: Bool
+        var natural: Ending?
+        switch step {
+        case .io(let io):
+            goesOn = try handle(
+                io, &cpu, &side, memory: memory, entered: entered, returned: returned)
+        case .mmio(let mmio):
+            goesOn = try handle(
+                mmio, &cpu, &side, memory: memory, entered: entered, returned: returned)
+        case .other:
+            goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
+            natural = Self.naturalEnding(other)
+        case .interrupted: return nil
+        }
+        guard goesOn else { return .endedByListener }
         exitCount += 1
         // SAFETY: the page's registers do not change before the next run.
         let canWake = unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0
-        switch try side.verdict(natural: Self.naturalEnding(exit), canWake: canWake) {
-        case .go: break
-        case .end(let ending): return .ended(ending)
-        case .endOfTape: return .endOfTape
-        }
+        if let outcome = try outcome(&side, natural: natural, canWake: canWake) { return outcome }
         if exitCount >= exitLimit { return .exitLimit }
         if let reason = stop.reason { return .stopped(reason, isInMidFlight: false) }
         return nil
+    }
+
+    /// What the world says of going on; nil: the guest does.
+    @inline(__always)
+    private func outcome<Side: World & ~Copyable>(
+        _ side: inout Side, natural: Ending?, canWake: Bool
+    ) throws(ExecutionError) -> LoopOutcome? {
+        switch try side.verdict(natural: natural, canWake: canWake) {
+        case .go: nil
+        case .end(let ending): .ended(ending)
+        case .endOfTape: .endOfTape
+        }
     }
 
     /// Exits that neither the guest nor its set-up caused: where they come varies, so they are never
@@ -137,18 +161,15 @@ public struct RunLoop: ~Copyable {
         }
         settling: while true {
             let entered = HostThread.timestamp()
-            let step: Settlement
-            do throws(KVMError) { step = try cpu.settle() } catch { throw .kvm(error) }
-            switch step {
-            case .settled: break settling
-            case .exit(let exit):
-                if Self.isUncounted(exit) { continue }
-                if let outcome = try take(
-                    exit, &cpu, &side, memory: memory, entered: entered,
-                    returned: HostThread.timestamp())
-                {
-                    return outcome
-                }
+            let settlement: Settlement
+            do throws(KVMError) { settlement = try cpu.settle() } catch { throw .kvm(error) }
+            guard case .exit(let exit) = settlement else { break settling }
+            if Self.isUncounted(exit) { continue }
+            if let outcome = try take(
+                RunStep(exit, other: &other), &cpu, &side, memory: memory, entered: entered,
+                returned: HostThread.timestamp())
+            {
+                return outcome
             }
         }
         guard cpu.isReadyForInterrupt, try side.hasInterrupt() else { return nil }
@@ -178,80 +199,99 @@ public struct RunLoop: ~Copyable {
         }
     }
 
-    /// Tells the listener of an exit, has the world answer it, and tells the listener the answer.
+    // Each tells the listener of the exit, has the world answer it, and tells the listener the
+    // answer; false where the listener had enough.
+    //
+    // SAFETY (all of them): the pointers are into the run page, which the CPU owns and KVM changes
+    // only in the next run; the calls below end before that.
+
     @inline(__always)
     private mutating func handle<CPU, Side>(
-        _ exit: Exit, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        _ io: PortIO, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        // SAFETY (whole function): the pointers are into the run page, which the CPU owns and
-        // KVM changes only in the next run; the calls below end before that.
         let registers = unsafe cpu.registersPointer
         let system = unsafe cpu.systemRegistersPointer
-        switch exit {
-        case .io(let io):
-            let isWrite = io.direction == .output
-            let size = Int(io.size)
-            let rewind = unsafe finder.rewind(
-                portAccess: isWrite ? .output : .input, port: io.port, size: size,
-                count: Int(io.count), registers: registers, system: system, memory: memory)
-            if isWrite, traps.mayBe(io),
-                let trapped = unsafe traps.instruction(
-                    at: registers.pointee.rip &- UInt64(rewind), io, system: system.pointee,
-                    memory: memory)
-            {
-                return try unsafe complete(
-                    trapped, io, &cpu, &side, rewind: rewind, registers: registers,
-                    system: system, entered: entered, returned: returned)
-            }
-            return try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
-                try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
-                    let sent = unsafe UnsafeRawBufferPointer(
-                        start: bytes.baseAddress, count: isWrite ? bytes.count : 0)
-                    guard
-                        try unsafe side.exit(
-                            .io(
-                                isWrite: isWrite, size: UInt8(size), port: io.port,
-                                count: UInt32(io.count), data: sent), flags: [], rewind: rewind,
-                            registers: registers, system: system, entered: entered,
-                            returned: returned)
-                    else { return false }
-                    if isWrite {
-                        try unsafe side.portOut(io.port, size: size, bytes: sent)
-                        return true
-                    }
-                    try unsafe side.portIn(io.port, size: size, into: bytes)
-                    return try unsafe side.answer(.io, UnsafeRawBufferPointer(bytes))
-                }
-            }
-        case .mmio(let mmio):
-            let length = Int(mmio.size)
-            let rewind = unsafe finder.rewind(
-                memoryAccess: mmio.isWrite, length: length, registers: registers, system: system,
+        let isWrite = io.direction == .output
+        let size = Int(io.size)
+        let rewind = unsafe finder.rewind(
+            portAccess: isWrite ? .output : .input, port: io.port, size: size,
+            count: Int(io.count), registers: registers, system: system, memory: memory)
+        if isWrite, traps.mayBe(io),
+            let trapped = unsafe traps.instruction(
+                at: registers.pointee.rip &- UInt64(rewind), io, system: system.pointee,
                 memory: memory)
-            var value = mmio.isWrite ? cpu.mmioValue : 0
-            guard
-                try unsafe side.exit(
-                    .mmio(
-                        address: mmio.address, length: UInt8(length), isWrite: mmio.isWrite,
-                        value: value), flags: [],
-                    rewind: rewind, registers: registers, system: system, entered: entered,
-                    returned: returned)
-            else { return false }
-            let isAnswered = try unsafe withUnsafeMutableBytes(of: &value) {
-                bytes throws(ExecutionError) -> Bool in
-                let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[..<length])
-                if mmio.isWrite {
-                    try unsafe side.memoryWrite(
-                        mmio.address, bytes: UnsafeRawBufferPointer(bytes))
+        {
+            return try unsafe complete(
+                trapped, io, &cpu, &side, rewind: rewind, registers: registers, system: system,
+                entered: entered, returned: returned)
+        }
+        return try cpu.withIOData { (data: inout MutableRawSpan) throws(ExecutionError) in
+            try unsafe data.withUnsafeMutableBytes { bytes throws(ExecutionError) in
+                let sent = unsafe UnsafeRawBufferPointer(
+                    start: bytes.baseAddress, count: isWrite ? bytes.count : 0)
+                guard
+                    try unsafe side.exit(
+                        .io(
+                            isWrite: isWrite, size: UInt8(size), port: io.port,
+                            count: UInt32(io.count), data: sent), flags: [], rewind: rewind,
+                        registers: registers, system: system, entered: entered,
+                        returned: returned)
+                else { return false }
+                if isWrite {
+                    try unsafe side.portOut(io.port, size: size, bytes: sent)
                     return true
                 }
-                try unsafe side.memoryRead(mmio.address, into: bytes)
-                return try unsafe side.answer(.mmio, UnsafeRawBufferPointer(bytes))
+                try unsafe side.portIn(io.port, size: size, into: bytes)
+                return try unsafe side.answer(.io, UnsafeRawBufferPointer(bytes))
             }
-            if !mmio.isWrite { cpu.mmioValue = value }
-            return isAnswered
+        }
+    }
+
+    @inline(__always)
+    private mutating func handle<CPU, Side>(
+        _ mmio: MMIO, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        let registers = unsafe cpu.registersPointer
+        let system = unsafe cpu.systemRegistersPointer
+        let length = Int(mmio.size)
+        let rewind = unsafe finder.rewind(
+            memoryAccess: mmio.isWrite, length: length, registers: registers, system: system,
+            memory: memory)
+        var value = mmio.isWrite ? cpu.mmioValue : 0
+        guard
+            try unsafe side.exit(
+                .mmio(
+                    address: mmio.address, length: UInt8(length), isWrite: mmio.isWrite,
+                    value: value),
+                flags: [], rewind: rewind, registers: registers, system: system, entered: entered,
+                returned: returned)
+        else { return false }
+        let isAnswered = try unsafe withUnsafeMutableBytes(of: &value) {
+            bytes throws(ExecutionError) -> Bool in
+            let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[..<length])
+            if mmio.isWrite {
+                try unsafe side.memoryWrite(mmio.address, bytes: UnsafeRawBufferPointer(bytes))
+                return true
+            }
+            try unsafe side.memoryRead(mmio.address, into: bytes)
+            return try unsafe side.answer(.mmio, UnsafeRawBufferPointer(bytes))
+        }
+        if !mmio.isWrite { cpu.mmioValue = value }
+        return isAnswered
+    }
+
+    @inline(never)
+    private mutating func handleOther<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, entered: UInt64, returned: UInt64
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        let registers = unsafe cpu.registersPointer
+        let system = unsafe cpu.systemRegistersPointer
+        switch other {
         case .rdmsr(let access):
             guard
                 try unsafe side.exit(
@@ -264,17 +304,17 @@ public struct RunLoop: ~Copyable {
         case .wrmsr(let access):
             guard
                 try unsafe side.exit(
-                    .wrmsr(index: access.index, why: access.cause, value: access.value), flags: [],
-                    rewind: 0, registers: registers, system: system, entered: entered,
+                    .wrmsr(index: access.index, why: access.cause, value: access.value),
+                    flags: [], rewind: 0, registers: registers, system: system, entered: entered,
                     returned: returned)
             else { return false }
             let isTaken = try side.writeMSR(access.index, access.value)
             cpu.answerMSR(0, fault: !isTaken)
             return try answerMSR(isTaken ? 0 : nil, &side)
         default:
-            unansweredExit = exit
+            unansweredExit = other
             return try unsafe reportUnanswered(
-                exit, cpu, &side, registers: registers, system: system, entered: entered,
+                other, cpu, &side, registers: registers, system: system, entered: entered,
                 returned: returned)
         }
     }

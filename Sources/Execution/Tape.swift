@@ -51,7 +51,8 @@ public struct Tape: World, RunListener, ~Copyable {
         // SAFETY: the tape's row is valid until the next call; ours has `length` bytes.
         guard let expected = try unsafe next() else {
             mismatch = TapeMismatch(
-                expected: [], actual: unsafe Array(UnsafeRawBufferPointer(start: row, count: length)))
+                expected: [],
+                actual: unsafe Array(UnsafeRawBufferPointer(start: row, count: length)))
             return false
         }
         let bytes = unsafe expected.bytes
@@ -61,7 +62,8 @@ public struct Tape: World, RunListener, ~Copyable {
             return true
         }
         mismatch = unsafe TapeMismatch(
-            expected: Array(bytes), actual: Array(UnsafeRawBufferPointer(start: row, count: length)))
+            expected: Array(bytes), actual: Array(UnsafeRawBufferPointer(start: row, count: length))
+        )
         return false
     }
 

@@ -11,6 +11,19 @@ public enum RunResult: Sendable {
     case interrupted
 }
 
+/// What became of a run, with only the exits that come by the million: small enough for registers,
+/// where an ``Exit`` is copied in memory.
+public enum RunStep: Sendable {
+    /// A port access.
+    case io(PortIO)
+    /// An access to memory that is not there.
+    case mmio(MMIO)
+    /// Any other exit, which the caller was given.
+    case other
+    /// As ``RunResult/interrupted``.
+    case interrupted
+}
+
 /// A vCPU that runs: the guest may be in the middle of an instruction that waits for an answer.
 ///
 /// An IN, INS, MMIO read or RDMSR finishes at the *next* run, and registers written before that
@@ -43,6 +56,18 @@ public struct PendingCPU: ~Copyable {
         }
         if !core.fetched.isEmpty { try core.fetch() }
         return .exit(unsafe core.page.decodeExit())
+    }
+
+    /// As ``run()``, for loops that count nanoseconds.
+    ///
+    /// - Parameter other: set to the exit where ``RunStep/other`` is returned.
+    public mutating func run(other: inout Exit) throws(KVMError) -> RunStep {
+        let result = unsafe enter(core.page.run)
+        if result != 0 {
+            guard try isFault(result) else { return .interrupted }
+        }
+        if !core.fetched.isEmpty { try core.fetch() }
+        return unsafe core.page.decodeStep(other: &other)
     }
 
     @inline(__always)

@@ -31,17 +31,35 @@ internal import Machine
             guard let io = unsafe decodeIO() else { return .other(.io) }
             return .io(io)
         case UInt32(KVM_EXIT_MMIO):
-            let size = unsafe ckvm_mmio_len(run)
-            guard size >= 1, size <= 8 else { return .other(.mmio) }
-            return .mmio(
-                MMIO(
-                    address: GuestPhysicalAddress(unsafe ckvm_mmio_address(run)),
-                    size: UInt8(size), isWrite: unsafe ckvm_mmio_is_write(run) != 0))
+            guard let mmio = unsafe decodeMMIO() else { return .other(.mmio) }
+            return .mmio(mmio)
         case UInt32(KVM_EXIT_HLT): return .hlt
         case UInt32(KVM_EXIT_IRQ_WINDOW_OPEN): return .irqWindowOpen
         case UInt32(KVM_EXIT_SHUTDOWN): return .shutdown
         default: return unsafe decodeRareExit(reason)
         }
+    }
+
+    /// Decodes the exit on the page without making a whole ``Exit`` of the frequent ones.
+    @inline(__always)
+    func decodeStep(other: inout Exit) -> RunStep {
+        // SAFETY: see the type.
+        let reason = unsafe ckvm_exit_reason(run)
+        if reason == UInt32(KVM_EXIT_IO), let io = unsafe decodeIO() { return .io(io) }
+        if reason == UInt32(KVM_EXIT_MMIO), let mmio = unsafe decodeMMIO() { return .mmio(mmio) }
+        other = unsafe decodeExit()
+        return .other
+    }
+
+    @inline(__always)
+    private func decodeMMIO() -> MMIO? {
+        // SAFETY: see the type.
+        let run = unsafe self.run
+        let size = unsafe ckvm_mmio_len(run)
+        guard size >= 1, size <= 8 else { return nil }
+        return MMIO(
+            address: GuestPhysicalAddress(unsafe ckvm_mmio_address(run)), size: UInt8(size),
+            isWrite: unsafe ckvm_mmio_is_write(run) != 0)
     }
 
     @inline(__always)

@@ -154,8 +154,16 @@ public struct SystemRegisters: Sendable {
         return self[.cs].db ? .protected32 : .protected16
     }
 
+    /// Whether protection is off: CR0.PE clear.
+    // Inlinable, like `cpl`: called through a pointer to the run page at every exit, either would
+    // copy all 312 bytes first.
+    @inlinable public var isRealMode: Bool { words[28] & 1 == 0 }
+
     /// Current privilege level, 0–3: the DPL of SS (Intel SDM vol. 3, 5.5).
-    public var cpl: UInt8 { self[.cr0] & 1 == 0 ? 0 : self[.ss].dpl & 3 }
+    @inlinable public var cpl: UInt8 {
+        // Byte 0 of the last of SS's three words (``SegmentName``).
+        isRealMode ? 0 : UInt8(truncatingIfNeeded: words[5 * 3 + 2]) & 3
+    }
 
     private func table(at index: Int) -> DescriptorTable {
         DescriptorTable(

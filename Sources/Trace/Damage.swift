@@ -16,8 +16,9 @@ public struct Damage: Equatable, Sendable, CustomStringConvertible {
     /// One line.
     public var description: String {
         let place = offset.map { "at byte \($0): " } ?? ""
+        // Not `count`, an Int: a damaged block can claim to begin at any exit.
         guard let lost = lostExits, let last = lost.last else { return place + what }
-        let exits = lost.count == 1 ? "exit \(last) is" : "exits \(lost.lowerBound)..\(last) are"
+        let exits = last == lost.lowerBound ? "exit \(last) is" : "exits \(lost.lowerBound)..\(last) are"
         return "\(place)\(what); \(exits) lost"
     }
 }

@@ -45,7 +45,7 @@ func aTraceIsTheSameAsItself(_ level: DiffLevel) throws {
             Issue.record("the outcome is \(result.outcome)")
             return
         }
-        #expect(result.agreed == (level == .io ? 10_001 : 13_001))
+        #expect(result.agreed == (level == .io ? 6_501 : 13_001))
         #expect(result.firstInput == nil)
         #expect(result.aftermath == nil)
         if level != .symbol { #expect(result.blocksRead == (0, 0)) }

@@ -112,14 +112,16 @@ struct SyntheticTrace: ~Copyable {
         now += 500
     }
 
-    mutating func out(_ port: UInt16, _ bytes: [UInt8], size: UInt8 = 1, at address: UInt64) throws
-    {
+    mutating func out(
+        _ port: UInt16, _ bytes: [UInt8], size: UInt8 = 1, at address: UInt64,
+        took: UInt64 = 8000
+    ) throws {
         try unsafe bytes.withUnsafeBytes { data in
             try unsafe exit(
                 at: address,
                 .io(
                     isWrite: true, size: size, port: port,
-                    count: UInt32(bytes.count / Int(size)), data: data), rewind: 1)
+                    count: UInt32(bytes.count / Int(size)), data: data), rewind: 1, took: took)
         }
     }
 

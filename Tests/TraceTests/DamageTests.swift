@@ -214,3 +214,11 @@ func readsOnlyTruth(_ bytes: [UInt8], _ samples: [Sample]) -> Bool {
     #expect(trace.damages.count == 1)
     #expect(trace.statistics.bytes < 4 * UInt64(bytes.count + filler.count))
 }
+
+@Test func damageOfAnyExtentHasADescription() {
+    #expect(
+        Damage(64, "gone", lostExits: 1..<UInt64.max).description
+            == "at byte 64: gone; exits 1..\(UInt64.max - 1) are lost")
+    #expect(Damage(nil, "gone", lostExits: 7..<8).description == "gone; exit 7 is lost")
+    #expect(Damage(nil, "gone", lostExits: 7..<7).description == "gone")
+}

@@ -105,7 +105,10 @@ struct AlignmentKeys {
 /// What sort of exit it is, for counting: more than the reason, less than the bytes.
 enum ExitKind {
     static func label(_ frame: ExitFrame) -> String {
-        switch frame.detail {
+        if frame.flags.contains(.rewrittenInstruction) {
+            return frame.answerForm == .cpuid ? "cpuid" : "rdtsc"
+        }
+        return switch frame.detail {
         case .io(let isWrite, _, let port, _, _):
             "\(isWrite ? "out" : "in") 0x\(TextLine.hexadecimal(UInt64(port)))"
         case .mmio(let address, _, let isWrite, _):

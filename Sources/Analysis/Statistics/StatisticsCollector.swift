@@ -103,9 +103,10 @@ public struct StatisticsCollector {
         if let time {
             result.durationNanoseconds = time.returnedNanoseconds
             result.guestNanoseconds &+= time.guestNanoseconds
-            result.vmmNanoseconds &+= time.hostNanoseconds
-            if options.measure == .vmm, let lastGroup {
-                groups.addTime(lastGroup, time.hostNanoseconds)
+            // What came before the first exit is the runner's start, and no exit's time.
+            if let lastGroup {
+                result.vmmNanoseconds &+= time.hostNanoseconds
+                if options.measure == .vmm { groups.addTime(lastGroup, time.hostNanoseconds) }
             }
         }
         let group = groups.group(of: key(exit, cursor))

@@ -20,8 +20,9 @@ extension Statistics {
 
     private func columns(_ style: TextStyle) -> Columns {
         let hasTime = rows.contains { $0.timedCount > 0 }
-        let isWide = style.width >= 90
         let longest = rows.map(\.label.unicodeScalars.count).max() ?? 0
+        // Long names are worth more than the shortest and longest time.
+        let isWide = style.width >= 80 + min(longest, 40) || style.width >= 90 && longest <= 16
         var fixed = 2 + 11 + 9
         if hasTime { fixed += 29 + (isWide ? 30 : 0) }
         let sparkline = options.over == nil ? 0 : min(40, max(8, style.width - fixed - 20))

@@ -102,7 +102,8 @@ struct FirmwareConfigurationPort: Sendable {
             let rest = UInt64(selected.count) > offset ? UInt64(selected.count) - offset : 0
             let source = rest > 0 ? selected : Self.zeros
             let start = rest > 0 ? Int(offset) : 0
-            let count = min(left, rest > 0 ? rest : UInt64(Self.zeros.count), UInt64(Self.chunkLength))
+            let available = rest > 0 ? rest : UInt64(Self.zeros.count)
+            let count = min(left, available, UInt64(Self.chunkLength))
             // SAFETY: start + count lies within the array that is borrowed; slicing checks.
             let isRAM = try unsafe source.span.bytes.extracting(start..<start + Int(count))
                 .withUnsafeBytes { bytes throws(Memory.Failure) in

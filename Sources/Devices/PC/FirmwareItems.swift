@@ -135,7 +135,7 @@ struct FirmwareItems: Sendable {
         // As high as the kernel allows (initrd_addr_max) and RAM reaches, on a page's start.
         var highest: UInt64 = 0x37FF_FFFF
         if kernel.count >= 0x230 {
-            let limit = (0..<4).reduce(UInt64(0)) { $0 | UInt64(kernel[0x22C + $1]) << UInt64($1 * 8) }
+            let limit = kernel[0x22C..<0x230].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
             if limit > 0 { highest = limit }
         }
         let end = min(highest + 1, pc.memoryBelow4GiB)

@@ -40,6 +40,8 @@ struct PC: Sendable {
         typist = Typist(
             configuration.keys, start: configuration.firstKeyNanoseconds,
             interval: configuration.keyIntervalNanoseconds)
+        // What is high at power-on is no edge.
+        updateLines(serial: false)
     }
 
     // MARK: Time

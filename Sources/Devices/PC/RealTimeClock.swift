@@ -80,7 +80,7 @@ struct RealTimeClock: Sendable {
         return 1 << (rate < 3 ? rate + 6 : rate - 1)
     }
 
-    /// Moves on to a time.
+    /// Moves on to a time, which does not lie before the last one.
     mutating func advance(to nanoseconds: UInt64) {
         let before = divider
         tick = ClockRate.watchCrystal.ticks(at: nanoseconds)
@@ -89,7 +89,7 @@ struct RealTimeClock: Sendable {
             dividerStart = tick &- before
             return
         }
-        guard divider != before else { return }
+        guard divider > before else { return }
         if let period = periodTicks, divider / period != before / period {
             flags |= Flag.periodic
         }
@@ -150,7 +150,7 @@ struct RealTimeClock: Sendable {
 
     private func encode(_ value: Int) -> UInt8 {
         if controlB & ControlBit.binary != 0 { return UInt8(truncatingIfNeeded: value) }
-        return UInt8(truncatingIfNeeded: value / 10 % 10 << 4 | value % 10)
+        return UInt8(truncatingIfNeeded: (value / 10 % 10) << 4 | value % 10)
     }
 
     /// The hour of a register, 0–23: bit 7 is PM where hours go to 12.
@@ -182,7 +182,7 @@ struct RealTimeClock: Sendable {
         bytes[Int(Index.month)] = encode(time.month)
         bytes[Int(Index.year)] = encode(time.year % 100)
         let century = time.year / 100 % 100
-        bytes[Int(Index.century)] = UInt8(century / 10 << 4 | century % 10)
+        bytes[Int(Index.century)] = UInt8((century / 10) << 4 | century % 10)
     }
 
     /// Finds the next second of the day that the alarm's registers match. 0xC0–0xFF match all.

@@ -33,9 +33,9 @@ struct TimerChannel: Sendable {
     private var held: UInt64?
     /// A count that is written and not yet in the counting element.
     private var next: UInt64?
-    /// OUT while ``phase`` is not counting.
+    /// OUT until the counting element is loaded.
     private var idleOutput = true
-    /// The counting element while ``phase`` is not counting.
+    /// The counting element until it is loaded.
     private var idleCount: UInt16 = 0
 
     private var writesHighByte = false
@@ -64,6 +64,9 @@ struct TimerChannel: Sendable {
     /// What the data sheet forbids is taken as the least that it allows.
     private var period: UInt64 { max(loaded, 2) }
 
+    /// Whether the counting element has been loaded.
+    private var isLoaded: Bool { phase == .counting && now >= loadTick }
+
     /// How far the count has come since it was loaded, in ticks.
     private var elapsed: UInt64 { held ?? (now > loadTick ? now - loadTick : 0) }
 
@@ -72,18 +75,10 @@ struct TimerChannel: Sendable {
     /// Moves on to a tick, which does not lie before the last one. True if OUT rose on the way.
     mutating func advance(to tick: UInt64) -> Bool {
         guard tick > now else { return false }
-        guard phase == .counting, held == nil else {
-            now = tick
-            return false
-        }
-        guard isPeriodic else {
-            let before = elapsed
-            now = tick
-            // Modes 0 and 1 rise when the count is used up, 4 and 5 a tick after it.
-            let rise = mode < 2 ? loaded : loaded + 1
-            return before < rise && elapsed >= rise
-        }
+        let rise = isPeriodic ? nil : nextRise
         now = tick
+        guard isPeriodic else { return rise.map { $0 <= tick } ?? false }
+        guard phase == .counting, held == nil else { return false }
         return mode == 2 ? advanceRate() : advanceSquare()
     }
 
@@ -123,8 +118,11 @@ struct TimerChannel: Sendable {
 
     /// The tick at which OUT rises next by itself, nil where it does not.
     var nextRise: UInt64? {
-        guard phase == .counting, held == nil else { return nil }
+        guard phase == .counting else { return nil }
         let base = loadTick
+        // A strobe (modes 4 and 5) that a new count cuts short ends when that is loaded.
+        if mode > 3 && !isLoaded && !idleOutput { return base }
+        guard held == nil else { return nil }
         switch mode {
         case 0, 1: return elapsed < loaded ? base + loaded : nil
         case 2: return base + period
@@ -138,7 +136,7 @@ struct TimerChannel: Sendable {
 
     /// The level of OUT.
     var output: Bool {
-        guard phase == .counting else { return idleOutput }
+        guard isLoaded else { return idleOutput }
         switch mode {
         case 0, 1: return elapsed >= loaded
         // A low gate sets OUT high at once in modes 2 and 3.
@@ -150,7 +148,7 @@ struct TimerChannel: Sendable {
 
     /// The counting element as it is read: in BCD where the counter is.
     private var count: UInt16 {
-        guard phase == .counting else { return idleCount }
+        guard isLoaded else { return idleCount }
         if mode == 3 {
             // Counts down by two from the even part; a low gate holds the count.
             return encode((period & ~1) &- 2 &* min(elapsed, period / 2))
@@ -162,7 +160,8 @@ struct TimerChannel: Sendable {
     private func encode(_ value: UInt64) -> UInt16 {
         let value = value % modulus
         guard isBCD else { return UInt16(truncatingIfNeeded: value) }
-        let digits = value % 10 | value / 10 % 10 << 4 | value / 100 % 10 << 8 | value / 1000 << 12
+        let digits =
+            value % 10 | (value / 10 % 10) << 4 | (value / 100 % 10) << 8 | (value / 1000) << 12
         return UInt16(truncatingIfNeeded: digits)
     }
 
@@ -175,12 +174,10 @@ struct TimerChannel: Sendable {
         switch mode {
         case 1, 5:
             guard isHigh, phase != .waiting else { return }  // a falling gate changes nothing
-            takeNext()
             load()
         case 2, 3:
             guard phase == .counting else { return }
             if isHigh {
-                takeNext()
                 load()
             } else {
                 held = elapsed
@@ -188,7 +185,7 @@ struct TimerChannel: Sendable {
         default:
             guard phase == .counting else { return }
             if isHigh {
-                loadTick = now &- (held ?? 0)
+                loadTick = max(loadTick, now &- (held ?? 0))
                 held = nil
             } else {
                 held = elapsed
@@ -198,6 +195,9 @@ struct TimerChannel: Sendable {
 
     /// Loads the counting element with the next CLK.
     private mutating func load() {
+        idleCount = count
+        idleOutput = mode != 0 && output
+        takeNext()
         phase = .counting
         loadTick = now + 1
         isLowHalf = false
@@ -231,7 +231,7 @@ struct TimerChannel: Sendable {
     /// Read-back command for the status: OUT, NULL COUNT and the programmed mode.
     mutating func latchStatus() {
         guard latchedStatus == nil else { return }
-        let isNull = phase != .counting || next != nil || now < loadTick
+        let isNull = !isLoaded || next != nil
         latchedStatus = (output ? 0x80 : 0) | (isNull ? 0x40 : 0) | controlBits
     }
 
@@ -299,6 +299,11 @@ struct TimerChannel: Sendable {
                 + (value >> 12) * 1000
         }
         next = value == 0 ? modulus : value
+        if phase == .counting && now < loadTick {
+            // In time for the load that comes with the next CLK.
+            takeNext()
+            return
+        }
         switch mode {
         case 1, 5:
             // Taken at the next trigger.
@@ -306,11 +311,8 @@ struct TimerChannel: Sendable {
         case 2, 3:
             // The first count at once; another at the end of the period or at a trigger.
             guard phase == .waiting else { return }
-            takeNext()
             load()
-        default:
-            takeNext()
-            load()
+        default: load()
         }
     }
 }

@@ -23,9 +23,8 @@ struct ConsoleCommand: ParsableCommand {
         let stream = OutputStream(descriptor: STDOUT_FILENO)
         var writer = JSONWriter(stream)
         var console = ConsoleExtractor(machine: reader.header.machine)
-        var query = try ExitQuery(filter: nil, range: nil)
-        var isDamaged = false
-        try query.forEach(reader, names: AddressNames()) { frame in
+        let query = try ExitQuery(filter: nil, range: nil)
+        let isSound = query.forEach(reader, names: AddressNames()) { frame in
             console.add(frame)
             if !console.output.isEmpty, json {
                 writer.beginObject()
@@ -45,9 +44,8 @@ struct ConsoleCommand: ParsableCommand {
             return !stream.hasFailed
         } onDamage: { error in
             Message.note("\(error); what the guest printed there is missing")
-            isDamaged = true
         }
         try stream.finish()
-        if isDamaged { throw CommandFailure(status: Status.no) }
+        if !isSound { throw CommandFailure(status: Status.no) }
     }
 }

@@ -12,6 +12,7 @@ struct DumpCommand: ParsableCommand {
             included; it may begin anywhere in a trace of any length at once. On a terminal the \
             output goes through $PAGER (less by default).
 
+
             """ + Filter.help)
 
     @Argument(help: "The trace.")
@@ -57,7 +58,7 @@ struct DumpCommand: ParsableCommand {
 
     func run() throws {
         let reader = try TraceFile.open(file)
-        var query = try ExitQuery(filter: filter, range: range)
+        let query = try ExitQuery(filter: filter, range: range)
         let sources = TraceSources(reader)
         let names = try symbolOptions.makeNames(sources)
         let terminal = Terminal(STDOUT_FILENO)
@@ -68,19 +69,17 @@ struct DumpCommand: ParsableCommand {
             registers: regs.shown, code: instructions ? sources.code(reader.header) : nil)
         var printer = TraceText(
             stream, style: TextStyle(width: terminal.width, hasColour: terminal.hasColour),
-            options: text, names: names, lastExit: min(query.last, reader.exitCount),
+            options: text, names: names, lastExit: query.last(in: reader),
             vCPUCount: reader.header.machine.vCPUCount)
         var jsonPrinter = ExitJSON(stream, registers: regs.shown, names: names)
-        var isDamaged = false
-        try query.forEach(reader, names: names) { frame in
+        let isSound = query.forEach(reader, names: names) { frame in
             if json { jsonPrinter.write(frame) } else { printer.write(frame) }
             return !stream.hasFailed
         } onDamage: { error in
             stream.flush()
             Message.note(error.description)
-            isDamaged = true
         }
         try stream.finish()
-        if isDamaged { throw CommandFailure(status: Status.no) }
+        if !isSound { throw CommandFailure(status: Status.no) }
     }
 }

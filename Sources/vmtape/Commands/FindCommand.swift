@@ -9,6 +9,7 @@ struct FindCommand: ParsableCommand {
         discussion: """
             For scripts: one number a line. Status 0: at least one was found. Status 1: none.
 
+
             """ + Filter.help)
 
     @Argument(help: "The trace.")
@@ -40,13 +41,12 @@ struct FindCommand: ParsableCommand {
     func run() throws {
         let reader = try TraceFile.open(file)
         let range = after.map { ExitRange(first: $0 == .max ? .max : $0 + 1, last: .max) }
-        var query = try ExitQuery(filter: expression, range: range)
+        let query = try ExitQuery(filter: expression, range: range)
         let names = try symbolOptions.makeNames(TraceSources(reader))
         let stream = OutputStream(descriptor: STDOUT_FILENO)
         var found: UInt64 = 0
         var lastNumber: UInt64 = 0
-        var isDamaged = false
-        try query.forEach(reader, names: names) { frame in
+        let isSound = query.forEach(reader, names: names) { frame in
             found += 1
             lastNumber = frame.number
             if !count, !last {
@@ -56,13 +56,12 @@ struct FindCommand: ParsableCommand {
             return !first && !stream.hasFailed
         } onDamage: { error in
             Message.note("\(error); exits there are passed over")
-            isDamaged = true
         }
         if count || last && found > 0 {
             stream.write(decimal: count ? found : lastNumber)
             stream.write("\n")
         }
         try stream.finish()
-        if found == 0 || isDamaged { throw CommandFailure(status: Status.no) }
+        if found == 0 || !isSound { throw CommandFailure(status: Status.no) }
     }
 }

@@ -57,9 +57,14 @@ struct GuestOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Where the serial port and the debug consoles print: stdio (default), none, or a file.",
-            valueName: "stdio|none|file"))
+            "Where the serial port prints: stdio, none, or a file.", valueName: "stdio|none|file"))
     var serial: SerialTarget = .stdio
+
+    @Option(
+        help: ArgumentHelp(
+            "Where the debug consoles (ports 0xe9 and 0x402) print; with the serial port unless "
+                + "given.", valueName: "stdio|none|file"))
+    var debugConsole: SerialTarget?
 
     @Option(
         help: ArgumentHelp(

@@ -40,12 +40,8 @@ struct LiveGuest {
 
     /// The devices, connected. To be asked for once.
     func makeDevices(_ options: GuestOptions) throws(CommandFailure) -> DeviceSet {
-        let target: ConsoleOutput.Target =
-            switch options.serial {
-            case .stdio: .descriptor(STDOUT_FILENO, name: "standard output")
-            case .none: .none
-            case .file(let path): .file(path)
-            }
+        let target = Self.target(options.serial)
+        let debugTarget = options.debugConsole.map(Self.target)
         let file = options.input
         var pc = PCConfiguration(
             memoryBelow4GiB: configuration.plan.ram.lowLength,
@@ -68,8 +64,18 @@ struct LiveGuest {
             }
             do throws(DeviceError) {
                 return try DeviceSet(
-                    .init(serial: target, machine: machine, pc: pc), input: input)
+                    .init(
+                        serial: target, debugConsole: debugTarget, machine: machine, pc: pc),
+                    input: input)
             } catch { throw .device(error) }
+        }
+    }
+
+    private static func target(_ wanted: SerialTarget) -> ConsoleOutput.Target {
+        switch wanted {
+        case .stdio: .descriptor(STDOUT_FILENO, name: "standard output")
+        case .none: .none
+        case .file(let path): .file(path)
         }
     }
 
