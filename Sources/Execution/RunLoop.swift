@@ -188,7 +188,8 @@ public struct RunLoop: ~Copyable {
             return .endedByListener
         }
         do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
-        return nil
+        // A tape may end here: the guest never exited again, or the recorder was killed.
+        return try outcome(&side, natural: nil, canWake: false)
     }
 
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.

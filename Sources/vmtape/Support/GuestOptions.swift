@@ -93,7 +93,8 @@ struct GuestOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The host CPU that the guest runs on.", valueName: "n"))
     var cpu: Int?
 
-    @Argument(help: "The guest: a flat binary, an ELF or multiboot kernel, or firmware; may be gzipped.")
+    @Argument(
+        help: "The guest: a flat binary, an ELF or multiboot kernel, or firmware; may be gzipped.")
     var image: String
 
     @Argument(
