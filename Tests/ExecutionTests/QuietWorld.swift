@@ -1,4 +1,5 @@
 import Execution
+import Guest
 import Machine
 import Trace
 
@@ -11,6 +12,10 @@ extension QuietWorld where Self: ~Copyable {
     mutating func cpuid(
         function: UInt32, index: UInt32, system: borrowing SystemRegisters
     ) throws(ExecutionError) -> CPUIDAnswer { CPUIDAnswer(eax: 0, ebx: 0, ecx: 0, edx: 0) }
+
+    mutating func deviceWrites(
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> [DeviceWrite] { [] }
 
     mutating func completesInstruction() throws(ExecutionError) -> Bool { true }
 
