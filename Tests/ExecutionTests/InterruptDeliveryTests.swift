@@ -177,7 +177,7 @@ private final class Journal {
 
 /// A CPU that exits as it is told and writes down what is done to it.
 @safe
-private struct CPU: Processor, ~Copyable {
+private struct CPU: PlainCPU, ~Copyable {
     enum Step {
         case exit(Exit, flags: UInt64)
         case interrupted
@@ -290,7 +290,7 @@ private struct CPU: Processor, ~Copyable {
 }
 
 /// A world in which interrupts wait from the start, and a listener.
-private struct Side: World, RunListener, ~Copyable {
+private struct Side: PlainWorld, PlainListener, ~Copyable {
     private let journal: Journal
     private var interrupts: [UInt8]
     /// How many HLTs are waited out.
