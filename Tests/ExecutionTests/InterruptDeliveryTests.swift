@@ -311,13 +311,19 @@ private struct Side: World, RunListener, ~Copyable {
         return interrupts.removeFirst()
     }
 
+    /// Whether there was an exit since the last verdict.
+    private var hasNewExit = false
+
     mutating func verdict(
         natural: Ending?, canWake: Bool
     ) throws(ExecutionError) -> Verdict {
+        // The loop also asks before it enters and after an injection: a tape may end there.
         guard let natural else {
-            journal.note("verdict")
+            if hasNewExit { journal.note("verdict") }
+            hasNewExit = false
             return .go
         }
+        hasNewExit = false
         let reason = natural.reason == .halted ? "halted" : "\(natural.reason)"
         journal.note("verdict on \(reason)" + (canWake ? ", can wake" : ""))
         guard waits > 0 else { return .end(natural) }
@@ -331,6 +337,7 @@ private struct Side: World, RunListener, ~Copyable {
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool {
+        hasNewExit = true
         switch unsafe detail {
         case .io(let isWrite, _, let port, _, _):
             journal.note(isWrite ? "told of out" : "told of in", port)
