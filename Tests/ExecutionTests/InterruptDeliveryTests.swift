@@ -284,13 +284,19 @@ private struct CPU: Processor, ~Copyable {
         return true
     }
 
+    mutating func extendedState() throws(KVMError) -> ExtendedState {
+        throw .invalidArgument("no completions here")
+    }
+
+    mutating func apply(_ changes: [Change]) throws(KVMError) {}
+
     mutating func replaceRegistersAfterOut(
         _ registers: GeneralRegisters
     ) throws(KVMError) -> Bool { false }
 }
 
 /// A world in which interrupts wait from the start, and a listener.
-private struct Side: World, RunListener, ~Copyable {
+private struct Side: QuietWorld, RunListener, ~Copyable {
     private let journal: Journal
     private var interrupts: [UInt8]
     /// How many HLTs are waited out.
@@ -347,6 +353,8 @@ private struct Side: World, RunListener, ~Copyable {
         }
         return true
     }
+
+    mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool { true }
 
     mutating func answer(
         _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
