@@ -1,5 +1,6 @@
 import Execution
 import Machine
+import Trace
 
 @testable import KVM
 
@@ -158,6 +159,24 @@ struct ScriptedCPU: Processor, ~Copyable {
     mutating func interrupt(vector: UInt8) throws(KVMError) {
         precondition(isSettled && isReadyForInterrupt)
         injected.append((vector, runCount))
+    }
+
+    /// What completions find beside registers.
+    var extended = ExtendedState(mxcsr: 0x1F80, mxcsrMask: 0xFFFF, x87Status: 0, xcr0: 7)
+    /// What completions changed, with the number of runs before each.
+    private(set) var applied: [(changes: [Change], runs: Int)] = []
+
+    mutating func extendedState() throws(KVMError) -> ExtendedState {
+        precondition(isSettled)
+        return extended
+    }
+
+    mutating func apply(_ changes: [Change]) throws(KVMError) {
+        precondition(isSettled)
+        applied.append((changes, runCount))
+        for case .register(let register, let value) in changes {
+            unsafe registers.pointee[register] = value
+        }
     }
 
     mutating func replaceRegistersAfterOut(

@@ -16,11 +16,18 @@ struct ScriptedSide: World, RunListener, ~Copyable {
         case readMSR(UInt32)
         case writeMSR(UInt32, UInt64)
         case verdict(Ending?)
+        case completion([Change])
         case acknowledge
         case interruption(UInt8)
     }
 
     var calls: [Call] = []
+    /// Lets instructions be completed.
+    var hasCompletions = false
+    /// What completions change, whatever would be right.
+    var recordedChanges: [Change]?
+    /// Refuses completions as a listener.
+    var refusesCompletions = false
     /// Bytes given to reads, one after the other and over again.
     var input: [UInt8] = [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]
     private var inputPosition = 0
@@ -113,6 +120,17 @@ struct ScriptedSide: World, RunListener, ~Copyable {
         function: UInt32, index: UInt32, system: borrowing SystemRegisters
     ) throws(ExecutionError) -> CPUIDAnswer {
         CPUIDAnswer(eax: function, ebx: index, ecx: 3, edx: 4)
+    }
+
+    mutating func completesInstruction() throws(ExecutionError) -> Bool { hasCompletions }
+
+    mutating func changesToMake(_ carriedOut: [Change]?) throws(ExecutionError) -> [Change]? {
+        recordedChanges ?? carriedOut
+    }
+
+    mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool {
+        calls.append(.completion(changes))
+        return !refusesCompletions
     }
 
     mutating func hasInterrupt() throws(ExecutionError) -> Bool { !interrupts.isEmpty }
