@@ -60,6 +60,9 @@ struct LiveGuest {
             if let file {
                 do throws(GuestError) {
                     input = ConsoleInput(bytes: try GuestFile(path: file).bytes)
+                } catch where error.kind == .empty {
+                    // Nothing to type is something to say: --input /dev/null.
+                    input = ConsoleInput()
                 } catch { throw .guest(error) }
             } else {
                 input = console?.input() ?? ConsoleInput()
