@@ -40,6 +40,13 @@ public struct ConsoleInput: ~Copyable {
         return position == bytes.count
     }
 
+    /// Whether bytes may come that the guest could not have taken by now.
+    var mayGrow: Bool {
+        // SAFETY: see `init(mailbox:)`.
+        if let mailbox = unsafe mailbox { return unsafe !mailbox.pointee.isEnded || !isEmpty }
+        return false
+    }
+
     /// The next byte, nil where there is none now.
     public mutating func next() -> UInt8? {
         if let mailbox = unsafe mailbox { return unsafe mailbox.pointee.take() }

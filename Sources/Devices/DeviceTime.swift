@@ -14,6 +14,14 @@ extension DeviceSet {
     /// interrupt controllers does not count, nor does input from the host.
     public var nextDeadline: UInt64? { machine == .pc ? pc.nextDeadline : nil }
 
+    /// Whether input from the host may yet raise an interrupt by itself: some may come, and the
+    /// guest has masked its interrupt neither in the serial port nor in the controllers. Input
+    /// that is known from the start does not count: the port has taken what it has room for.
+    public var canInputInterrupt: Bool {
+        machine == .pc && input.mayGrow && serial.announcesReceived
+            && pc.interrupts.isEnabled(PC.Line.serial)
+    }
+
     /// Whether an interrupt waits for the CPU: the level of INTR, as of the last access or
     /// ``advance(to:)``.
     public var hasInterrupt: Bool { machine == .pc && pc.interrupts.hasInterrupt }

@@ -195,10 +195,17 @@ struct UART16550 {
         return .none
     }
 
+    /// Whether a received byte pulls the interrupt line.
+    var announcesReceived: Bool {
+        interruptEnable & Enable.receivedData != 0
+            && modemControl & (ModemControl.out2 | ModemControl.loop) == ModemControl.out2
+    }
+
     /// The interrupt line as a PC has it: through OUT2, which loopback holds inactive. Bytes that
-    /// wait on the host are taken first.
+    /// wait on the host are taken first, where the guest wants to be told of them: else a guest
+    /// that sets the port up and clears its FIFOs would lose what was typed ahead.
     mutating func interruptLine(_ input: inout ConsoleInput) -> Bool {
-        receive(from: &input)
+        if announcesReceived { receive(from: &input) }
         return modemControl & (ModemControl.out2 | ModemControl.loop) == ModemControl.out2
             && interruptSource != .none
     }

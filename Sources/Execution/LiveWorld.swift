@@ -141,7 +141,7 @@ public struct LiveWorld: World, ~Copyable {
             // Somebody wants the run to end: it ends at this very exit.
             if stop.reason != nil { return true }
             let deadline = devices.nextDeadline
-            guard deadline != nil || canWakeByInput else { return false }
+            guard deadline != nil || devices.canInputInterrupt else { return false }
             let nap: UInt64
             if let deadline {
                 nap = min(clock.idle(until: deadline), Self.napNanoseconds)
@@ -159,9 +159,6 @@ public struct LiveWorld: World, ~Copyable {
         }
         return true
     }
-
-    /// Whether the host may still send something that raises an interrupt.
-    private var canWakeByInput: Bool { devices.machine == .pc && !devices.isInputExhausted }
 
     private mutating func takeOutcome() -> Ending {
         defer { outcome = .none }
