@@ -34,7 +34,13 @@ public struct RunLoop: ~Copyable {
     private var words: InlineArray<16, UInt64> = InlineArray(repeating: 0)
     private let exitLimit: UInt64
     private let traps: RewriteTraps
-    private let stop: StopRequest
+    let stop: StopRequest
+    /// What interrupts in mid-flight took so far.
+    public internal(set) var midFlight = MidFlightCounts()
+    /// The timer runs.
+    var isKickArmed = false
+    /// Places refused since the last interrupt in mid-flight.
+    var attempts = 0
 
     /// Makes a loop.
     ///
@@ -75,6 +81,9 @@ public struct RunLoop: ~Copyable {
                 if let reason = stop.reason, stop.isInsistent {
                     return .stopped(reason, isInMidFlight: true)
                 }
+                if isKickArmed, let outcome = try takeKick(&cpu, &side, memory: memory) {
+                    return outcome
+                }
                 continue
             }
             if case .other = step, Self.isUncounted(other) { continue }
@@ -85,6 +94,9 @@ public struct RunLoop: ~Copyable {
             }
             if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
                 return outcome
+            }
+            if !isKickArmed, let delay = try side.kickDelay() {
+                try armKick(&cpu, nanoseconds: delay)
             }
         }
     }
@@ -135,7 +147,7 @@ public struct RunLoop: ~Copyable {
     /// Exits that neither the guest nor its set-up caused: where they come varies, so they are never
     /// numbered, and nothing is done at them.
     @inline(__always)
-    private static func isUncounted(_ exit: Exit) -> Bool {
+    static func isUncounted(_ exit: Exit) -> Bool {
         switch exit {
         case .irqWindowOpen, .intr: true
         default: false
@@ -143,7 +155,7 @@ public struct RunLoop: ~Copyable {
     }
 
     /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
-    private static let interruptFlag: UInt64 = 1 << 9
+    static let interruptFlag: UInt64 = 1 << 9
 
     /// Gives the CPU the interrupt that waits, if it can take it at this exit; else it waits on.
     ///
@@ -155,6 +167,9 @@ public struct RunLoop: ~Copyable {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        while let landmark = try side.landmark() {
+            if let outcome = try reach(landmark, &cpu, &side, memory: memory) { return outcome }
+        }
         // SAFETY: the page's registers do not change before the next run.
         guard unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0 else {
             return nil
@@ -178,6 +193,9 @@ public struct RunLoop: ~Copyable {
             return .endedByListener
         }
         do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
+        while let landmark = try side.landmark() {
+            if let outcome = try reach(landmark, &cpu, &side, memory: memory) { return outcome }
+        }
         return nil
     }
 
