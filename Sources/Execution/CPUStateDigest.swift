@@ -32,7 +32,10 @@ extension GuestCPU {
             for index in Self.ignoredXSaveBytes { area[index] = 0 }
             bytes.reserveCapacity(area.count + 2048)
             bytes += area
-            for index in 0..<SystemRegisters.wordCount { bytes.append(word: system.words[index]) }
+            // Not the interrupt bitmap, the last four words: what is pending rules a landmark out.
+            for index in 0..<SystemRegisters.wordCount - 4 {
+                bytes.append(word: system.words[index])
+            }
             for register in try cpu.extendedControlRegisters() {
                 bytes.append(word: UInt64(register.index))
                 bytes.append(word: register.value)

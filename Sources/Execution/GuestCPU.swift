@@ -34,6 +34,7 @@ extension GuestCPU: Processor {
     @inline(__always)
     public mutating func run(other: inout Exit) throws(KVMError) -> RunStep {
         guard let step = try pending?.run(other: &other) else { Self.gone() }
+        pending?.clearInterruptBitmap()
         return step
     }
 
@@ -46,6 +47,7 @@ extension GuestCPU: Processor {
             return .settled
         case .exit(let exit, let cpu):
             pending = consume cpu
+            pending?.clearInterruptBitmap()
             return .exit(exit)
         }
     }

@@ -5,14 +5,14 @@ public import Trace
 /// How a replay finds a landmark again: which move is next, as a function of what was seen.
 ///
 /// With a progress counter the guest runs freely (*coasts*) under a short timer while the landmark
-/// is far, and is single-stepped over the rest, so that it is never run past: a slice is far
-/// shorter than the guest needs to get there. Without one, a hardware breakpoint stands at the
-/// landmark's RIP, and a miss is stepped over (RF is not honoured everywhere; KVM-FACTS).
+/// is far, in slices far shorter than it needs to get there. Near it, and all the way where the
+/// place is not hot or there is no counter, a hardware breakpoint stands at the landmark's RIP, and
+/// a miss is stepped over (RF is not honoured everywhere; KVM-FACTS).
 struct LandmarkSearch: Sendable {
     /// What to do next.
     enum Move: Equatable, Sendable {
-        /// Let the guest run for a time.
-        case coast(nanoseconds: UInt64)
+        /// Let the guest run for a time; guarded: no further than to the breakpoint.
+        case coast(nanoseconds: UInt64, isGuarded: Bool)
         /// Run one instruction.
         case step
         /// Run to the breakpoint.
@@ -23,17 +23,30 @@ struct LandmarkSearch: Sendable {
 
     /// Bits of RFLAGS that are no part of a place: RF, which breakpoints and steps touch, and TF.
     static let maskedFlags: UInt64 = 1 << 16 | 1 << 8
-    /// Instructions before the landmark from which on it is stepped: what the guest executes while
-    /// a kick is under way, many times over.
-    static let steppedInstructions: UInt64 = 40
+    /// Instructions before the landmark from which on the breakpoint alone stops the guest: many
+    /// times what it executes while a kick is under way.
+    static let guardedInstructions: UInt64 = 240
+    /// Instructions before the landmark from which on it is stepped.
+    static let steppedInstructions: UInt64 = 12
+    /// Breakpoint hits on the way after which the place counts as hot, and the guest coasts without
+    /// the breakpoint until it is near.
+    private static let hotHits: UInt64 = 4
     /// How far the counter may be past the landmark before it is given up.
     static let slackInstructions: UInt64 = 64
+    /// A shorter slice ends before the guest is entered: it is not worth the kick.
+    static let shortestSlice: UInt64 = 15_000
+    /// Instructions to step after a slice in which the guest did not move.
+    private static let stepsAfterIdleSlice: UInt64 = 16
+    /// Moves without one counted instruction after which the guest is held to be stuck.
+    private static let movesWithoutProgress = 4096
     /// No emulated instruction is faster than this.
     private static let shortestNanoseconds: UInt64 = 100
+    /// What is assumed at first: faster than a ring 0 that is emulated has been seen.
+    private static let startingNanoseconds: UInt64 = 450
 
     let landmark: Landmark
     /// What an instruction takes, as seen while coasting; an underestimate.
-    private(set) var nanosecondsPerInstruction = Self.shortestNanoseconds * 3
+    private(set) var nanosecondsPerInstruction = Self.startingNanoseconds
     /// Places with equal registers.
     private(set) var hits: UInt64 = 0
     /// Of those, the ones at which the rest of the state differed.
@@ -45,6 +58,10 @@ struct LandmarkSearch: Sendable {
     /// Registers of the place that was nearest by count, or the last one.
     private(set) var nearest: GeneralRegisters?
     private var nearestDistance = UInt64.max
+    private var lastCount: UInt64?
+    private var movesAtCount = 0
+    private var forcedSteps: UInt64 = 0
+    private var earlyHits: UInt64 = 0
 
     init(_ landmark: Landmark) { self.landmark = landmark }
 
@@ -77,40 +94,46 @@ struct LandmarkSearch: Sendable {
         nearest = registers
     }
 
-    /// What a slice of coasting taught of the guest's speed.
+    /// What a slice of coasting taught of the guest's speed: it may be faster than was thought. A
+    /// slower one is no news, since the host may have been busy with something else.
     mutating func noteCoast(nanoseconds: UInt64, instructions: UInt64) {
         coasts += 1
+        if instructions == 0 { forcedSteps = Self.stepsAfterIdleSlice }
         guard instructions >= 16 else { return }
-        let seen = nanoseconds / instructions
-        // Down at once, up slowly: too slow a guess overshoots, too fast a one costs a kick.
-        nanosecondsPerInstruction =
-            seen < nanosecondsPerInstruction
-            ? max(Self.shortestNanoseconds, seen)
-            : min(seen, nanosecondsPerInstruction + nanosecondsPerInstruction / 4)
+        nanosecondsPerInstruction = max(
+            Self.shortestNanoseconds,
+            min(nanosecondsPerInstruction, nanoseconds / instructions))
     }
 
     /// The next move; `count` is the progress counter's value where there is one.
     mutating func next(count: UInt64?, isAtBreakpoint: Bool) -> Move {
         guard let target = landmark.progress, let count else {
-            if isAtBreakpoint {
-                steps += 1
-                return .step
-            }
-            return .runToBreakpoint
+            return isAtBreakpoint ? step() : .runToBreakpoint
         }
+        movesAtCount = count == lastCount ? movesAtCount + 1 : 0
+        lastCount = count
+        guard movesAtCount < Self.movesWithoutProgress else { return .giveUp }
         if count > target {
-            guard count - target <= Self.slackInstructions else { return .giveUp }
-            steps += 1
-            return .step
+            return count - target <= Self.slackInstructions ? step() : .giveUp
         }
         let left = target - count
-        guard left > Self.steppedInstructions else {
-            steps += 1
-            return .step
+        if isAtBreakpoint, left > Self.guardedInstructions { earlyHits += 1 }
+        if isAtBreakpoint || left <= Self.steppedInstructions { return step() }
+        if forcedSteps > 0 {
+            forcedSteps -= 1
+            return step()
         }
-        // Two thirds of the way at the fastest that was seen.
-        let free = left - Self.steppedInstructions / 2
-        return .coast(nanoseconds: max(1, free * nanosecondsPerInstruction * 2 / 3))
+        guard left > Self.guardedInstructions else { return .runToBreakpoint }
+        // Two thirds of the way at the fastest that was seen; no overflow, whatever the trace says.
+        let free = min(left - Self.guardedInstructions / 2, 1 << 32)
+        let slice = free * nanosecondsPerInstruction * 2 / 3
+        return .coast(
+            nanoseconds: max(slice, Self.shortestSlice), isGuarded: earlyHits < Self.hotHits)
+    }
+
+    private mutating func step() -> Move {
+        steps += 1
+        return .step
     }
 }
 

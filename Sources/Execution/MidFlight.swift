@@ -156,6 +156,10 @@ extension RunLoop {
         let landmark = search.landmark
         let hasCounter = landmark.progress != nil
         guard try isSettled(&cpu) else { return .missed("the exit before it goes on") }
+        // SAFETY: the page's registers do not change before the next run.
+        let breakpoint = GuestDebug.Breakpoint(
+            PageWalk.linearRIP(
+                landmark.registers.rip, system: unsafe cpu.systemRegistersPointer.pointee))
         var isAtBreakpoint = false
         while true {
             let count =
@@ -187,20 +191,17 @@ extension RunLoop {
             case .giveUp:
                 try disarm(&armed, &cpu)
                 return .missed("the guest ran past it")
-            case .coast(let nanoseconds):
-                try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: nanoseconds) }
+            case .coast(_, let isGuarded): if isGuarded { wanted.breakpoints = [breakpoint] }
             case .step: wanted.singleStep = true
-            case .runToBreakpoint:
-                // SAFETY: the page's registers do not change before the next run.
-                let system = unsafe cpu.systemRegistersPointer.pointee
-                wanted.breakpoints = [
-                    .init(PageWalk.linearRIP(landmark.registers.rip, system: system))
-                ]
+            case .runToBreakpoint: wanted.breakpoints = [breakpoint]
             }
             if wanted != armed {
                 guard try isSettled(&cpu) else { return .missed("an exit comes before it") }
                 try kvm { () throws(KVMError) in try cpu.setGuestDebug(wanted) }
                 armed = wanted
+            }
+            if case .coast(let nanoseconds, _) = move {
+                try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: nanoseconds) }
             }
             let began = HostThread.monotonicNanoseconds()
             let result = try kvm { () throws(KVMError) in try cpu.run() }
@@ -221,6 +222,8 @@ extension RunLoop {
                 try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: 0) }
                 _ = cpu.acknowledgeKick()
                 let now = try kvm { () throws(KVMError) in try cpu.progress() } ?? 0
+                // A slice that the breakpoint cut short says nothing of the kick.
+                if isAtBreakpoint, now == count { continue }
                 search.noteCoast(
                     nanoseconds: HostThread.monotonicNanoseconds() &- began,
                     instructions: now &- (count ?? now))
