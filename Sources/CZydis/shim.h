@@ -139,6 +139,94 @@ static inline int czydis_decode_full(
     return CZYDIS_OK;
 }
 
+/* One operand that the instruction names itself. */
+typedef struct {
+    uint8_t kind;         /* CZYDIS_OPERAND_* */
+    uint8_t reg;          /* a general-purpose register's number (0 RAX, 1 RCX, ... 15 R15) */
+    uint8_t is_high_byte; /* AH, CH, DH or BH; reg is that of the whole register */
+    uint8_t segment;      /* 0 ES, 1 CS, 2 SS, 3 DS, 4 FS, 5 GS */
+    uint8_t base;         /* as reg; CZYDIS_NO_REGISTER, or CZYDIS_RIP */
+    uint8_t index;        /* as reg; or CZYDIS_NO_REGISTER */
+    uint8_t scale;        /* 1, 2, 4 or 8 */
+    uint16_t width;       /* in bits */
+    int64_t displacement;
+    uint64_t immediate;
+} czydis_operand;
+
+enum {
+    CZYDIS_OPERAND_OTHER = 0, /* a register of another class, a pointer */
+    CZYDIS_OPERAND_REGISTER = 1,
+    CZYDIS_OPERAND_MEMORY = 2,
+    CZYDIS_OPERAND_IMMEDIATE = 3,
+
+    CZYDIS_NO_REGISTER = 0xFF,
+    CZYDIS_RIP = 0xFE,
+
+    CZYDIS_OPERAND_CAPACITY = 5 /* as many as an instruction can name */
+};
+
+/* The number of a general-purpose register of any width, or CZYDIS_NO_REGISTER. */
+static inline uint8_t czydis_register(ZydisRegister reg) {
+    ZydisRegister whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
+    if (ZydisRegisterGetClass(whole) != ZYDIS_REGCLASS_GPR64) return CZYDIS_NO_REGISTER;
+    return (uint8_t)ZydisRegisterGetId(whole);
+}
+
+/* Decodes one instruction and the operands that it names; their number, or -1 if there is none or
+ * it addresses memory in a way that cannot be told here. */
+static inline int czydis_decode_operands(
+    unsigned bits, int is_real, const void *bytes, size_t count, czydis_instruction *out,
+    czydis_operand operands[CZYDIS_OPERAND_CAPACITY]
+) {
+    ZydisDecoder decoder;
+    ZydisDecodedInstruction instruction;
+    ZydisDecodedOperand decoded[ZYDIS_MAX_OPERAND_COUNT];
+    if (!czydis_init(&decoder, bits, is_real)
+        || !ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, count, &instruction, decoded))
+        || instruction.operand_count_visible > CZYDIS_OPERAND_CAPACITY)
+        return -1;
+    czydis_fill(out, &instruction);
+    for (unsigned i = 0; i < instruction.operand_count_visible; i++) {
+        const ZydisDecodedOperand *from = &decoded[i];
+        czydis_operand *to = &operands[i];
+        memset(to, 0, sizeof *to);
+        to->width = from->size;
+        to->base = to->index = CZYDIS_NO_REGISTER;
+        switch (from->type) {
+        case ZYDIS_OPERAND_TYPE_REGISTER:
+            to->reg = czydis_register(from->reg.value);
+            if (to->reg == CZYDIS_NO_REGISTER) break;
+            to->kind = CZYDIS_OPERAND_REGISTER;
+            to->is_high_byte =
+                from->reg.value >= ZYDIS_REGISTER_AH && from->reg.value <= ZYDIS_REGISTER_BH;
+            break;
+        case ZYDIS_OPERAND_TYPE_IMMEDIATE:
+            to->kind = CZYDIS_OPERAND_IMMEDIATE;
+            to->immediate = from->imm.value.u;
+            break;
+        case ZYDIS_OPERAND_TYPE_MEMORY:
+            if (from->mem.type != ZYDIS_MEMOP_TYPE_MEM) return -1;
+            to->kind = CZYDIS_OPERAND_MEMORY;
+            to->segment = (uint8_t)ZydisRegisterGetId(from->mem.segment);
+            to->scale = from->mem.scale;
+            to->displacement = from->mem.disp.value;
+            if (from->mem.base == ZYDIS_REGISTER_RIP || from->mem.base == ZYDIS_REGISTER_EIP) {
+                to->base = CZYDIS_RIP;
+            } else if (from->mem.base != ZYDIS_REGISTER_NONE) {
+                to->base = czydis_register(from->mem.base);
+                if (to->base == CZYDIS_NO_REGISTER) return -1;
+            }
+            if (from->mem.index != ZYDIS_REGISTER_NONE) {
+                to->index = czydis_register(from->mem.index);
+                if (to->index == CZYDIS_NO_REGISTER) return -1;
+            }
+            break;
+        default: break;
+        }
+    }
+    return instruction.operand_count_visible;
+}
+
 /* The mnemonic in lower case, for as long as the process lives; never NULL. */
 static inline const char *czydis_mnemonic(uint16_t mnemonic) {
     const char *name = ZydisMnemonicGetString((ZydisMnemonic)mnemonic);

@@ -87,8 +87,8 @@ public struct DeviceSet: ~Copyable {
     let memoryRanges: AddressRanges
     /// Which machine the devices make up.
     public let machine: MachineKind
-    /// A PC's devices; nothing reaches them where the machine is another.
-    var pc: PC
+    /// A PC's devices, allocated: a large value in this one would be copied where this is passed.
+    private let pcStorage: UnsafeMutablePointer<PC>
     /// Where the PC's power management registers are.
     private var powerManagementBase: UInt16?
     var serial = UART16550()
@@ -117,7 +117,8 @@ public struct DeviceSet: ~Copyable {
         }
         memoryRanges = ranges
         machine = configuration.machine
-        pc = PC(configuration.pc)
+        unsafe pcStorage = UnsafeMutablePointer.allocate(capacity: 1)
+        unsafe pcStorage.initialize(to: PC(configuration.pc))
         descriptions = Self.descriptions(of: configuration)
         // SAFETY: allocated for portCount entries, all initialised; freed in deinit only.
         unsafe portTable = UnsafeMutablePointer.allocate(capacity: Self.portCount)
@@ -130,7 +131,19 @@ public struct DeviceSet: ~Copyable {
         placePowerManagement()
     }
 
-    deinit { unsafe portTable.deallocate() }
+    deinit {
+        unsafe portTable.deallocate()
+        unsafe pcStorage.deinitialize(count: 1)
+        unsafe pcStorage.deallocate()
+    }
+
+    /// A PC's devices; nothing reaches them where the machine is another.
+    var pc: PC {
+        // SAFETY: initialised in init, and freed in deinit only; access goes by the rules of a
+        // stored property, since reading borrows this value and changing needs it alone.
+        _read { yield unsafe pcStorage.pointee }
+        _modify { yield unsafe &pcStorage.pointee }
+    }
 
     /// Puts the power management registers where the guest's PCI set-up wants them. Ports that
     /// other devices claim stay theirs.

@@ -84,6 +84,16 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     }
 
     /// Passed on to the world.
+    public mutating func completesInstruction() throws(ExecutionError) -> Bool {
+        try world.completesInstruction()
+    }
+
+    /// Passed on to the world.
+    public mutating func changesToMake(
+        _ carriedOut: [Change]?
+    ) throws(ExecutionError) -> [Change]? { try world.changesToMake(carriedOut) }
+
+    /// Passed on to the world.
     @inline(__always)
     public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
         try world.hasInterrupt()
@@ -136,5 +146,9 @@ extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyab
         _ interruption: Interruption
     ) throws(ExecutionError) -> Bool {
         try listener.interruption(interruption)
+    }
+    /// Passed on to the listener.
+    public mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool {
+        try listener.completion(changes)
     }
 }

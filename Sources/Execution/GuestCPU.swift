@@ -17,6 +17,20 @@ public struct GuestCPU: ~Copyable {
 
     init(_ cpu: consuming PendingCPU) { pending = consume cpu }
 
+    /// Works on the CPU while nothing is pending; to be done when settled.
+    mutating func withSettled<Result>(
+        _ body: (inout SettledCPU) throws(KVMError) -> Result
+    ) throws(KVMError) -> Result {
+        guard let cpu = pending.take() else { Self.gone() }
+        switch try cpu.settle() {
+        case .settled(var settled):
+            let result = try body(&settled)
+            pending = settled.begin()
+            return result
+        case .exit: preconditionFailure("a vCPU is written to that is not settled")
+        }
+    }
+
     private static func gone() -> Never {
         preconditionFailure("the vCPU is used while it is being settled")
     }
@@ -54,13 +68,7 @@ extension GuestCPU: Processor {
 
     /// Injects an external interrupt; the CPU must be settled and ready for it.
     public mutating func interrupt(vector: UInt8) throws(KVMError) {
-        guard let cpu = pending.take() else { Self.gone() }
-        switch try cpu.settle() {
-        case .settled(var settled):
-            try settled.interrupt(vector: vector)
-            pending = settled.begin()
-        case .exit: preconditionFailure("an interrupt for a vCPU that is not settled")
-        }
+        try withSettled { cpu throws(KVMError) in try cpu.interrupt(vector: vector) }
     }
 
     /// Does something with all of the CPU's state, which is settled.

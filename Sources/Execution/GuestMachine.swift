@@ -21,6 +21,8 @@ public struct GuestMachine: ~Copyable {
     public let kicker: Kicker
     /// Which OUTs stand for rewritten instructions.
     let traps: RewriteTraps
+    /// The image says what of it is code: what is rewritten there is all that it begins with.
+    let isCodeKnown: Bool
 
     /// Creates the machine and loads the guest.
     ///
@@ -48,6 +50,7 @@ public struct GuestMachine: ~Copyable {
         (observedCPUID, registers, systemRegisters) = initial
         kicker = cpu.kicker
         traps = rewriting.traps
+        isCodeKnown = !plan.code.isEmpty && plan.code.allSatisfy(\.isCertain)
         self.cpu = GuestCPU(cpu.begin())
         self.machine = machine
         self.memory = memory

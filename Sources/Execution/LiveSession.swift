@@ -16,6 +16,8 @@ public struct LiveConfiguration: Sendable {
     public var clock = ClockKind.host
     /// Rewrites RDTSC (and CPUID where the host shows its own) to exits, so that it is recorded.
     public var rewritesTimeStamp = true
+    /// Completes instructions that KVM cannot emulate.
+    public var completesInstructions = true
     /// What is watched beside the run.
     public var supervision = Supervisor.Configuration()
 
@@ -63,7 +65,8 @@ public struct RunSession: ~Copyable {
         self.machine = machine
         side = Attended(
             world: LiveWorld(
-                devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop),
+                devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
+                hasCompletions: configuration.completesInstructions),
             listener: NoListener())
         behaviour = host.probe.behaviour
         self.configuration = configuration
@@ -149,7 +152,8 @@ public struct RecordSession: ~Copyable {
         progress = writer.progress
         side = Attended(
             world: LiveWorld(
-                devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop),
+                devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
+                hasCompletions: configuration.completesInstructions),
             listener: Recorder(writer: writer))
         self.machine = machine
         behaviour = host.probe.behaviour

@@ -1,7 +1,7 @@
 public import Devices
 internal import Glibc
 public import Machine
-internal import Trace
+public import Trace
 
 /// The live world: device models on their buses, and a clock.
 public struct LiveWorld: World, ~Copyable {
@@ -12,6 +12,7 @@ public struct LiveWorld: World, ~Copyable {
     private var clock: GuestClock
     private let cpuidTable: [CPUIDEntry]
     private let stop: StopRequest
+    private let hasCompletions: Bool
 
     /// While the guest idles on the host's clock, how long to sleep before looking around for
     /// keys and requests to end.
@@ -28,14 +29,16 @@ public struct LiveWorld: World, ~Copyable {
     ///   - clock: what devices and rewritten RDTSCs see.
     ///   - cpuidTable: what rewritten CPUIDs show.
     ///   - stop: ends the wait of an idle guest.
+    ///   - hasCompletions: completes instructions that KVM cannot emulate.
     public init(
         devices: consuming DeviceSet, clock: ClockKind = .host, cpuidTable: [CPUIDEntry] = [],
-        stop: StopRequest = StopRequest()
+        stop: StopRequest = StopRequest(), hasCompletions: Bool = true
     ) {
         self.devices = devices
         self.clock = GuestClock(clock)
         self.cpuidTable = cpuidTable
         self.stop = stop
+        self.hasCompletions = hasCompletions
     }
 
     /// An exit was made: time passes, and devices are brought up to it.
@@ -126,6 +129,14 @@ public struct LiveWorld: World, ~Copyable {
         if natural.reason == .halted, canWake, idle() { return .go }
         return .end(natural)
     }
+
+    /// Whether that was asked for.
+    public mutating func completesInstruction() throws(ExecutionError) -> Bool { hasCompletions }
+
+    /// What vmtape can do is done.
+    public mutating func changesToMake(
+        _ carriedOut: [Change]?
+    ) throws(ExecutionError) -> [Change]? { carriedOut }
 
     /// Whether an interrupt waits for the CPU.
     @inline(__always)

@@ -91,9 +91,25 @@ extension RunLoop {
         return Digest128(of: bytes)
     }
 
-    /// Runs on to a landmark and injects what the tape has there.
+    /// Runs on to a landmark and injects what the tape has there, and to those that follow before
+    /// the next exit.
     @inline(never)
     mutating func reach<CPU, Side>(
+        _ first: Landmark, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        var next: Landmark? = first
+        while let landmark = next {
+            if let outcome = try reachOne(landmark, &cpu, &side, memory: memory) {
+                return outcome
+            }
+            next = try side.landmark()
+        }
+        // A tape may end here: the guest never exited again, or the recorder was killed.
+        return try outcome(&side, natural: nil, canWake: false)
+    }
+
+    private mutating func reachOne<CPU, Side>(
         _ landmark: Landmark, _ cpu: inout CPU, _ side: inout Side,
         memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?

@@ -11,10 +11,24 @@ public enum PageWalk {
         _ address: GuestVirtualAddress, system: borrowing SystemRegisters,
         memory: borrowing GuestMemory
     ) -> (address: GuestPhysicalAddress, contiguousBytes: Int)? {
+        mapping(of: address, system: system, memory: memory).map {
+            ($0.address, $0.contiguousBytes)
+        }
+    }
+
+    /// How the page tables map a linear address.
+    ///
+    /// - Returns: nil where they map nothing, or lie outside of RAM.
+    static func mapping(
+        of address: GuestVirtualAddress, system: borrowing SystemRegisters,
+        memory: borrowing GuestMemory
+    ) -> PageMapping? {
         let linear = address.rawValue
         let pageOffset = linear & 0xFFF
         guard system[.cr0] & ControlBits.paging != 0 else {
-            return (GuestPhysicalAddress(linear & 0xFFFF_FFFF), Int(0x1000 - pageOffset))
+            return PageMapping(
+                address: GuestPhysicalAddress(linear & 0xFFFF_FFFF),
+                contiguousBytes: Int(0x1000 - pageOffset))
         }
         let isPAE = system[.cr4] & ControlBits.pae != 0
         let isLong = system[.efer] & ControlBits.longModeActive != 0
@@ -33,11 +47,12 @@ public enum PageWalk {
         case 3: table = system[.cr3] & 0xFFFF_FFE0
         default: table = system[.cr3] & addressMask
         }
+        var mapping = PageMapping(address: GuestPhysicalAddress(0), contiguousBytes: 0)
+        mapping.isUser = true
         for level in stride(from: levels - 1, through: 0, by: -1) {
             let shift = 12 + level * indexBits
-            // The table of four at the top of PAE paging is told from others by its place alone.
-            let count = levels == 3 && level == 2 ? 4 : UInt64(1) << UInt64(indexBits)
-            let index = linear >> UInt64(shift) & (count - 1)
+            let isPointerTable = level == 2 && levels == 3
+            let index = linear >> UInt64(shift) & (isPointerTable ? 3 : (1 << UInt64(indexBits)) - 1)
             let entryAddress = GuestPhysicalAddress(table &+ index * UInt64(entryBytes))
             var entry: UInt64 = 0
             // SAFETY: the host pointer covers `entryBytes`, and the entry has room for 8.
@@ -47,6 +62,13 @@ public enum PageWalk {
                     from: UnsafeRawBufferPointer(start: host, count: entryBytes))
             }
             guard entry & EntryBits.present != 0 else { return nil }
+            // PAE's four entries at the top grant everything, and keep no record of accesses.
+            if !isPointerTable {
+                if entry & EntryBits.writable == 0 { mapping.isWritable = false }
+                if entry & EntryBits.user == 0 { mapping.isUser = false }
+                mapping.entries[mapping.entryCount] = (entryAddress, UInt8(entry & 0xFF))
+                mapping.entryCount += 1
+            }
             // Large pages: 4 MiB need CR4.PSE; PAE has none at its top level, and 4- and 5-level
             // paging have them up to 1 GiB.
             let hasLargePages =
@@ -65,7 +87,9 @@ public enum PageWalk {
             var frame = entry & addressMask & ~(size - 1)
             // PSE-36: bits 20-13 of a 4 MiB page's entry are bits 39-32 of its address.
             if levels == 2, level == 1 { frame |= (entry >> 13 & 0xFF) << 32 }
-            return (GuestPhysicalAddress(frame | offset), Int(size - offset))
+            mapping.address = GuestPhysicalAddress(frame | offset)
+            mapping.contiguousBytes = Int(size - offset)
+            return mapping
         }
         return nil
     }
@@ -103,17 +127,46 @@ public enum PageWalk {
     }
 }
 
+/// How page tables map a linear address: where to, and what may be done there.
+struct PageMapping {
+    /// Where it is.
+    var address: GuestPhysicalAddress
+    /// How many bytes are contiguous from there.
+    var contiguousBytes: Int
+    /// Whether every level lets it be written.
+    var isWritable = true
+    /// Whether every level lets ring 3 reach it.
+    var isUser = false
+    /// The entries that led there with their low bytes, the page's own last; without paging none.
+    var entries: InlineArray<5, (address: GuestPhysicalAddress, lowByte: UInt8)> = InlineArray(
+        repeating: (GuestPhysicalAddress(0), 0))
+    /// How many of ``entries`` there are.
+    var entryCount = 0
+
+    init(address: GuestPhysicalAddress, contiguousBytes: Int) {
+        self.address = address
+        self.contiguousBytes = contiguousBytes
+    }
+}
+
 /// Bits of CR0, CR4 and EFER that translation depends on (Intel SDM vol. 3, 2.5 and 2.2.1).
 enum ControlBits {
     static let paging: UInt64 = 1 << 31
+    static let writeProtect: UInt64 = 1 << 16
     static let pse: UInt64 = 1 << 4
     static let pae: UInt64 = 1 << 5
     static let la57: UInt64 = 1 << 12
+    static let smap: UInt64 = 1 << 21
+    static let protectionKeys: UInt64 = 1 << 22 | 1 << 24
     static let longModeActive: UInt64 = 1 << 10
 }
 
 /// Bits of a paging-structure entry (Intel SDM vol. 3, 4.5).
-private enum EntryBits {
+enum EntryBits {
     static let present: UInt64 = 1
+    static let writable: UInt64 = 1 << 1
+    static let user: UInt64 = 1 << 2
+    static let accessed: UInt8 = 1 << 5
+    static let dirty: UInt8 = 1 << 6
     static let pageSize: UInt64 = 1 << 7
 }

@@ -35,6 +35,12 @@ public protocol Processor: ~Copyable {
     var isReadyForInterrupt: Bool { get }
     /// Injects an external interrupt; to be done when settled and ready.
     mutating func interrupt(vector: UInt8) throws(KVMError)
+    /// What a completion needs beside registers; to be asked when settled.
+    mutating func extendedState() throws(KVMError) -> ExtendedState
+    /// Changes the CPU as a completion says, but for RAM; to be done when settled.
+    ///
+    /// An interrupt shadow ends with the instruction that is completed.
+    mutating func apply(_ changes: [Change]) throws(KVMError)
     /// Replaces the registers after an OUT of count 1, RIP excepted; false after another exit.
     mutating func replaceRegistersAfterOut(
         _ registers: GeneralRegisters

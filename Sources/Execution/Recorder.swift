@@ -37,6 +37,12 @@ public struct Recorder: RunListener, ~Copyable {
         return true
     }
 
+    /// Records the completion.
+    public mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool {
+        do throws(TraceError) { try writer.completion(changes) } catch { throw .trace(error) }
+        return true
+    }
+
     /// Records the interrupt.
     public mutating func interruption(
         _ interruption: Interruption

@@ -151,7 +151,7 @@ public struct ReplaySession: ~Copyable {
             var divergence = ReplayDivergence(
                 mismatch, place: .exit, exitNumber: report.exitCount, reader: reader,
                 registers: report.registers, system: report.systemRegisters)
-            divergence.causes = causes()
+            divergence.causes = causes(report.systemRegisters)
             verdict = .diverged(divergence)
         }
         return ReplayOutcome(verdict: verdict, report: report, verifiedExits: verified)
@@ -161,7 +161,7 @@ public struct ReplaySession: ~Copyable {
     private func missed(_ report: RunReport) -> ReplayDivergence {
         var divergence = ReplayDivergence(place: .exit, exitNumber: report.exitCount)
         divergence.actual = nil
-        divergence.causes = (side.miss?.lines ?? []) + causes()
+        divergence.causes = (side.miss?.lines ?? []) + causes(report.systemRegisters)
         return divergence
     }
 
@@ -169,7 +169,7 @@ public struct ReplaySession: ~Copyable {
         var divergence = ReplayDivergence(
             mismatch, place: .start, exitNumber: 0, reader: reader,
             registers: machine.registers, system: machine.systemRegisters)
-        divergence.causes = causes()
+        divergence.causes = causes(machine.systemRegisters)
         return ReplayOutcome(
             verdict: .diverged(divergence),
             report: RunReport(
@@ -191,12 +191,12 @@ public struct ReplaySession: ~Copyable {
         if let recorded = try trace({ () throws(TraceError) in try reader.memoryDigest() }) {
             divergence.differingPages = recorded.differingPages(from: memory)
         }
-        divergence.causes = causes()
+        divergence.causes = causes(report.systemRegisters)
         return divergence
     }
 
     /// What usually makes a replay differ, as far as it applies to this trace and host.
-    private func causes() -> [String] {
+    private func causes(_ system: SystemRegisters) -> [String] {
         var causes: [String] = []
         for difference in hostDifferences.prefix(4) {
             causes.append(
@@ -212,8 +212,12 @@ public struct ReplaySession: ~Copyable {
         if reader.header.machine.properties.contains(Property("tsc", "native")) {
             causes.append(
                 "the guest read the time-stamp counter: RDTSC is not recorded (tsc native)")
+        } else if !machine.isCodeKnown {
+            causes.append(
+                "the guest read the time-stamp counter: RDTSC is recorded only in the code of ELF "
+                    + "images, and this image is \(reader.header.images.first?.kind ?? "none")")
         }
-        if reader.header.hostFacts["kvm.cpuid.ring3-honoured"] == "no" {
+        if system.cpl == 3, reader.header.hostFacts["kvm.cpuid.ring3-honoured"] == "no" {
             causes.append(
                 "CPUID in ring 3 shows the host's own CPU, which KVM cannot hide on this host")
         }

@@ -25,6 +25,9 @@ public protocol RunListener: ~Copyable {
         _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) -> Bool
 
+    /// The instruction of the exit before was completed; these are the changes.
+    mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool
+
     /// An interrupt is about to be injected at the exit before.
     mutating func interruption(_ interruption: Interruption) throws(ExecutionError) -> Bool
 }
@@ -47,6 +50,9 @@ public struct NoListener: RunListener {
     public mutating func answer(
         _ form: AnswerForm, _ bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) -> Bool { true }
+
+    /// Ignores the completion.
+    public mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool { true }
 
     /// Ignores the interrupt.
     public mutating func interruption(

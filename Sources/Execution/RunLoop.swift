@@ -26,12 +26,14 @@ public struct RunLoop: ~Copyable {
     /// Exits made so far; the next one has this number.
     public private(set) var exitCount: UInt64 = 0
     /// The last exit that nobody answers: with it the guest stops.
-    public private(set) var unansweredExit: Exit?
+    public internal(set) var unansweredExit: Exit?
     /// The last exit that is neither a port access nor one to device memory.
     private var other = Exit.unknown(hardwareReason: 0)
     private var finder: InstructionFinder
     /// Words of rare exits, laid out as the trace takes them.
     private var words: InlineArray<16, UInt64> = InlineArray(repeating: 0)
+    /// The count of exits after the last one at which a completion raised an exception.
+    var exceptionCount: UInt64 = .max
     private let exitLimit: UInt64
     private let traps: RewriteTraps
     let stop: StopRequest
@@ -108,7 +110,7 @@ public struct RunLoop: ~Copyable {
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        let goesOn: Bool
+        var goesOn: Bool
         var natural: Ending?
         switch step {
         case .io(let io):
@@ -120,6 +122,12 @@ public struct RunLoop: ~Copyable {
         case .other:
             goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
             natural = Self.naturalEnding(other)
+            if goesOn, natural?.reason == .internalError,
+                let completed = try complete(other, &cpu, &side, memory: memory)
+            {
+                natural = nil
+                goesOn = completed == .completed
+            }
         case .interrupted: return nil
         }
         guard goesOn else { return .endedByListener }
@@ -134,7 +142,7 @@ public struct RunLoop: ~Copyable {
 
     /// What the world says of going on; nil: the guest does.
     @inline(__always)
-    private func outcome<Side: World & ~Copyable>(
+    func outcome<Side: World & ~Copyable>(
         _ side: inout Side, natural: Ending?, canWake: Bool
     ) throws(ExecutionError) -> LoopOutcome? {
         switch try side.verdict(natural: natural, canWake: canWake) {
@@ -167,9 +175,11 @@ public struct RunLoop: ~Copyable {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        while let landmark = try side.landmark() {
-            if let outcome = try reach(landmark, &cpu, &side, memory: memory) { return outcome }
+        if let landmark = try side.landmark() {
+            return try reach(landmark, &cpu, &side, memory: memory)
         }
+        // An exception that is on its way is delivered first; the interrupt comes at a later exit.
+        guard exitCount != exceptionCount else { return nil }
         // SAFETY: the page's registers do not change before the next run.
         guard unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0 else {
             return nil
@@ -193,10 +203,12 @@ public struct RunLoop: ~Copyable {
             return .endedByListener
         }
         do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
-        while let landmark = try side.landmark() {
-            if let outcome = try reach(landmark, &cpu, &side, memory: memory) { return outcome }
+        // An interrupt in mid-flight may follow before the next exit.
+        if let landmark = try side.landmark() {
+            return try reach(landmark, &cpu, &side, memory: memory)
         }
-        return nil
+        // A tape may end here: the guest never exited again, or the recorder was killed.
+        return try outcome(&side, natural: nil, canWake: false)
     }
 
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.

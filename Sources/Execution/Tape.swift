@@ -107,6 +107,11 @@ public struct Tape: World, RunListener, ~Copyable {
         return try compare(length)
     }
 
+    /// Compares the completion with the recorded one.
+    public mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool {
+        try compare(unsafe encoder.completion(changes, into: row))
+    }
+
     /// Compares the interrupt, which was taken from the very row.
     public mutating func interruption(
         _ interruption: Interruption
@@ -137,6 +142,17 @@ public struct Tape: World, RunListener, ~Copyable {
         }
         return answer
     }
+
+    /// An instruction is completed where the tape has a completion next.
+    public mutating func completesInstruction() throws(ExecutionError) -> Bool {
+        guard let next = try unsafe peek() else { return false }
+        return unsafe next.kind == .completion
+    }
+
+    /// Gives the recorded changes.
+    public mutating func changesToMake(
+        _ carriedOut: [Change]?
+    ) throws(ExecutionError) -> [Change]? { try unsafe peek()?.changes }
 
     /// An interrupt waits where the tape has one next.
     @inline(__always)

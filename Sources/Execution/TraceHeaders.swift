@@ -27,6 +27,7 @@ extension TraceHeader {
                     Property("tsc", configuration.rewritesTimeStamp ? "rewrite" : "native"),
                     Property("clock", configuration.clock.name),
                     Property("interrupts", "at exits"),
+                    Property("completions", configuration.completesInstructions ? "on" : "off"),
                 ] + rewriting.traps.properties),
             requestedCPUID: requestedCPUID, observedCPUID: observedCPUID, hostFacts: host,
             images: plan.records.map { record in

@@ -76,6 +76,16 @@ public protocol World: ~Copyable {
     ///   - canWake: interrupts are enabled, so that a HLT can be waited out.
     mutating func verdict(natural: Ending?, canWake: Bool) throws(ExecutionError) -> Verdict
 
+    /// Whether an instruction that KVM could not emulate may be completed: at the exit that has
+    /// just been listened to.
+    mutating func completesInstruction() throws(ExecutionError) -> Bool
+
+    /// What a completion changes.
+    ///
+    /// - Parameter carriedOut: what vmtape would do in the CPU's place; nil where it cannot.
+    /// - Returns: what is to be done; nil: the instruction is not completed.
+    mutating func changesToMake(_ carriedOut: [Change]?) throws(ExecutionError) -> [Change]?
+
     /// Whether an interrupt waits for the CPU to take it.
     mutating func hasInterrupt() throws(ExecutionError) -> Bool
 

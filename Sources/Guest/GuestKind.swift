@@ -20,6 +20,8 @@ public enum GuestKind: String, CaseIterable, Sendable {
     /// unsupported for what is known and cannot be started.
     static func recognise(_ bytes: [UInt8], name: String) throws(GuestError) -> GuestKind {
         let isELF = bytes.starts(with: [0x7F, 0x45, 0x4C, 0x46])
+        // Before a multiboot header: firmware that is itself a loader (U-Boot) may contain one.
+        if !isELF, isFirmware(bytes) { return .firmware }
         if let header = MultibootHeader.find(in: bytes), isELF || header.hasAddresses {
             return .multiboot
         }
@@ -30,7 +32,6 @@ public enum GuestKind: String, CaseIterable, Sendable {
             }
             return bytes[4] == 2 ? .elf64 : .elf32
         }
-        if isFirmware(bytes) { return .firmware }
         if bytes.count > 0x206, bytes[0x202..<0x206].elementsEqual("HdrS".utf8) {
             throw GuestError(
                 .unsupported, name,

@@ -29,10 +29,11 @@ public struct SettledCPU: ~Copyable {
         return value
     }
 
-    /// Writes general registers (KVM_SET_REGS).
+    /// Writes general registers (KVM_SET_REGS); the run page shows them too.
     public mutating func setRegisters(_ value: GeneralRegisters) throws(KVMError) {
         var value = value
         try KVMError.check(unsafe ckvm_set_regs(core.descriptor.number, &value), "KVM_SET_REGS")
+        unsafe core.page.registers.pointee = value
     }
 
     /// Segment and control registers (KVM_GET_SREGS).

@@ -154,9 +154,10 @@ public struct SystemRegisters: Sendable {
         return self[.cs].db ? .protected32 : .protected16
     }
 
+    // The next two are inlinable: called through a pointer to the run page at every exit, either
+    // would copy all 312 bytes first.
+
     /// Whether protection is off: CR0.PE clear.
-    // Inlinable, like `cpl`: called through a pointer to the run page at every exit, either would
-    // copy all 312 bytes first.
     @inlinable public var isRealMode: Bool { words[28] & 1 == 0 }
 
     /// Current privilege level, 0–3: the DPL of SS (Intel SDM vol. 3, 5.5).

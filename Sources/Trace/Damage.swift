@@ -18,7 +18,8 @@ public struct Damage: Equatable, Sendable, CustomStringConvertible {
         let place = offset.map { "at byte \($0): " } ?? ""
         // Not `count`, an Int: a damaged block can claim to begin at any exit.
         guard let lost = lostExits, let last = lost.last else { return place + what }
-        let exits = last == lost.lowerBound ? "exit \(last) is" : "exits \(lost.lowerBound)..\(last) are"
+        let exits =
+            last == lost.lowerBound ? "exit \(last) is" : "exits \(lost.lowerBound)..\(last) are"
         return "\(place)\(what); \(exits) lost"
     }
 }

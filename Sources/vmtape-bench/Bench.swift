@@ -20,6 +20,7 @@ struct Bench: ~Copyable {
 
     func run() throws -> [Figure] {
         var figures = try loops()
+        if options.isLoopsOnly { return figures }
         figures += try encoding()
         figures += try recordings()
         figures += try tboot()

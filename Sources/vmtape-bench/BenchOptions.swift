@@ -17,10 +17,15 @@ struct BenchOptions {
     /// Set in the process that is measured from outside: how many rounds its guest makes.
     var childRounds: Int?
 
+    /// Measures the loops alone.
+    var isLoopsOnly = false
+    private var passes: Int?
+    private var rounds: Int?
+
     /// How often run, record, replay and the bare loop take turns.
-    var passCount: Int { isQuick ? 10 : 100 }
+    var passCount: Int { passes ?? (isQuick ? 10 : 40) }
     /// Rounds of the guest in each turn; a round makes two exits.
-    var roundsPerPass: Int { isQuick ? 3_000 : 6_000 }
+    var roundsPerPass: Int { rounds ?? (isQuick ? 3_000 : 15_000) }
     /// Rounds of the guest where one recording is looked at.
     var roundsPerRecording: Int { isQuick ? 15_000 : 150_000 }
     /// Rounds of the short and the long recording whose memory and allocations are compared.
@@ -40,6 +45,9 @@ struct BenchOptions {
             case "--directory": directory = value
             case "--quick": isQuick = true
             case "--json": isJSON = true
+            case "--loops": isLoopsOnly = true
+            case "--passes": passes = Int(value).map { max(1, $0) }
+            case "--rounds": rounds = Int(value).map { min(max(1, $0), 100_000_000) }
             case "--child-rounds": childRounds = Int(value)
             default: throw BenchError(message: "unknown argument '\(argument)'", status: 64)
             }

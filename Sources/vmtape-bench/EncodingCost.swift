@@ -103,6 +103,10 @@ struct TimedRecorder: RunListener, ~Copyable {
         return goesOn
     }
 
+    mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool {
+        try recorder.completion(changes)
+    }
+
     mutating func interruption(_ interruption: Interruption) throws(ExecutionError) -> Bool {
         try recorder.interruption(interruption)
     }

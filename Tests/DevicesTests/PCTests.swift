@@ -148,6 +148,36 @@ import Testing
         #expect(machine.devices.nextDeadline ?? 0 > 20 * Self.second)
     }
 
+    @Test func aTickThatComesLateIsNotLost() throws {
+        var machine = try Self.makePC()
+        machine.out(0x43, 0x36)  // a square wave: high for 50 ticks, low for 50
+        machine.out(0x40, 100)
+        machine.out(0x40, 0)
+        machine.devices.advance(to: IntervalTimerTests.time(1 + 100 + 75))
+        #expect(machine.devices.hasInterrupt == true)
+        #expect(machine.devices.acknowledgeInterrupt() == 0x20)
+        machine.out(0x20, 0x20)
+        machine.devices.advance(to: IntervalTimerTests.time(1 + 100 + 76))
+        #expect(machine.devices.hasInterrupt == false)
+        machine.devices.advance(to: IntervalTimerTests.time(1 + 200))
+        #expect(machine.devices.acknowledgeInterrupt() == 0x20)
+        machine.out(0x20, 0x20)
+        // A guest that lowers OUT itself takes the request back.
+        machine.devices.advance(to: IntervalTimerTests.time(1 + 300 + 75))
+        #expect(machine.devices.hasInterrupt == true)
+        machine.out(0x43, 0x30)
+        #expect(machine.devices.hasInterrupt == false)
+        // With levels, nothing is kept.
+        machine.out(0x20, 0x19)
+        for value in [0x20, 0x04, 0x01] as [UInt32] { machine.out(0x21, value) }
+        machine.out(0x43, 0x36)
+        machine.out(0x40, 100)
+        machine.out(0x40, 0)
+        #expect(machine.devices.hasInterrupt == true)
+        machine.devices.advance(to: IntervalTimerTests.time(1 + 400 + 75 + 76))
+        #expect(machine.devices.hasInterrupt == false)
+    }
+
     @Test func theClockInterruptsThroughTheSlave() throws {
         var machine = try Self.makePC()
         machine.out(0x70, 0x0B)

@@ -59,6 +59,7 @@ struct TestGuest: CustomTestStringConvertible, Sendable {
             TestGuest("echo", input: "quit\r", prints: "> quit"),
             TestGuest("mmio"),
             TestGuest("string-io"),
+            TestGuest("gaps", prints: "gaps: all as expected"),
             TestGuest("ring3"),
             TestGuest("triple-fault", reason: .shutdown, prints: "round 31"),
             TestGuest("poll", "500"),

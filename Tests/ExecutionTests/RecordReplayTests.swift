@@ -53,6 +53,21 @@ struct RecordReplayTests {
         #expect(!bytes.isEmpty)
     }
 
+    @Test func `completions can be left off`() throws {
+        let host = try Host()
+        let guest = TestGuest("gaps")
+        let outcome = try guest.record(host, to: path) { configuration, _ in
+            configuration.completesInstructions = false
+        }
+        // Where ring 0 runs on hardware there is nothing to complete.
+        let reader = try TraceReader(path: path)
+        #expect(reader.header.machine.properties.contains(Property("completions", "off")))
+        #expect(
+            outcome.report.ending == Ending(.internalError)
+                || Files.text(path + ".console")?.contains("all as expected") == true)
+        #expect(try TestGuest.replay(host, path).word == "identical")
+    }
+
     @Test func `run, record and replay make the same exits`() throws {
         let host = try Host()
         let guest = TestGuest("swift-kernel")

@@ -1,5 +1,6 @@
 import Execution
 import Machine
+import Trace
 
 @testable import KVM
 
@@ -65,6 +66,7 @@ struct ScriptedCPU: Processor, ~Copyable {
     // the page's size.
     mutating func run() throws(KVMError) -> RunResult {
         runCount += 1
+        isSettled = false
         takeAnswer()
         while let step = steps.popFirst() {
             switch step {
@@ -130,6 +132,58 @@ struct ScriptedCPU: Processor, ~Copyable {
         acknowledgements += 1
         defer { kicks = 0 }
         return kicks > 0
+    }
+
+    // MARK: Interrupts
+
+    /// Further exits that settling comes to, before it is settled.
+    var settlingSteps: [Exit] = []
+    /// Whether it would take an interrupt once it is settled.
+    var isReadyForInterrupt = true
+    /// Vectors that were injected, with the number of runs before each.
+    private(set) var injected: [(vector: UInt8, runs: Int)] = []
+    /// Whether it was settled since the last run.
+    private(set) var isSettled = false
+
+    mutating func settle() throws(KVMError) -> Settlement {
+        takeAnswer()
+        guard settlingSteps.isEmpty else {
+            let exit = settlingSteps.removeFirst()
+            pending = exit
+            return .exit(exit)
+        }
+        isSettled = true
+        return .settled
+    }
+
+    mutating func interrupt(vector: UInt8) throws(KVMError) {
+        precondition(isSettled && isReadyForInterrupt)
+        injected.append((vector, runCount))
+    }
+
+    /// What completions find beside registers.
+    var extended = ExtendedState(mxcsr: 0x1F80, mxcsrMask: 0xFFFF, x87Status: 0, xcr0: 7)
+    /// What completions changed, with the number of runs before each.
+    private(set) var applied: [(changes: [Change], runs: Int)] = []
+
+    mutating func extendedState() throws(KVMError) -> ExtendedState {
+        precondition(isSettled)
+        return extended
+    }
+
+    mutating func apply(_ changes: [Change]) throws(KVMError) {
+        precondition(isSettled)
+        applied.append((changes, runCount))
+        for case .register(let register, let value) in changes {
+            unsafe registers.pointee[register] = value
+        }
+    }
+
+    mutating func replaceRegistersAfterOut(
+        _ registers: GeneralRegisters
+    ) throws(KVMError) -> Bool {
+        unsafe self.registers.pointee = registers
+        return true
     }
 
     // MARK: Exits

@@ -105,7 +105,7 @@ struct FullDisk {
 }
 
 /// A world of bytes that count up.
-struct ScriptedWorld: World, ~Copyable {
+struct ScriptedWorld: QuietWorld, ~Copyable {
     private var count: UInt8 = 0x20
 
     init() {}
@@ -145,7 +145,7 @@ struct ScriptedWorld: World, ~Copyable {
         index == 0x10
     }
 
-    mutating func verdict(natural: Ending?) throws(ExecutionError) -> Verdict {
+    mutating func verdict(natural: Ending?, canWake: Bool) throws(ExecutionError) -> Verdict {
         natural.map { .end($0) } ?? .go
     }
 }

@@ -16,14 +16,25 @@ struct ScriptedSide: World, RunListener, ~Copyable {
         case readMSR(UInt32)
         case writeMSR(UInt32, UInt64)
         case verdict(Ending?)
+        case completion([Change])
+        case acknowledge
+        case interruption(UInt8)
     }
 
     var calls: [Call] = []
+    /// Lets instructions be completed.
+    var hasCompletions = false
+    /// What completions change, whatever would be right.
+    var recordedChanges: [Change]?
+    /// Refuses completions as a listener.
+    var refusesCompletions = false
     /// Bytes given to reads, one after the other and over again.
     var input: [UInt8] = [0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88]
     private var inputPosition = 0
     /// What MSRs hold; those that are not here fault.
     var msrs: [UInt32: UInt64] = [:]
+    /// Vectors of interrupts that wait, the next one first.
+    var interrupts: [UInt8] = []
     /// The exit with this number is refused by the listener.
     var refusedExit: Int?
     /// The answer with this number is refused by the listener.
@@ -48,7 +59,7 @@ struct ScriptedSide: World, RunListener, ~Copyable {
 
     // SAFETY (whole type): buffers and pointers are read or filled during the call only.
     mutating func exit(
-        _ detail: ExitDetail<UnsafeRawBufferPointer>, rewind: UInt8,
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool {
@@ -103,7 +114,38 @@ struct ScriptedSide: World, RunListener, ~Copyable {
         return msrs[index] != nil
     }
 
-    mutating func verdict(natural: Ending?) throws(ExecutionError) -> Verdict {
+    mutating func timeStamp() throws(ExecutionError) -> UInt64 { 0x1122_3344_5566_7788 }
+
+    mutating func cpuid(
+        function: UInt32, index: UInt32, system: borrowing SystemRegisters
+    ) throws(ExecutionError) -> CPUIDAnswer {
+        CPUIDAnswer(eax: function, ebx: index, ecx: 3, edx: 4)
+    }
+
+    mutating func completesInstruction() throws(ExecutionError) -> Bool { hasCompletions }
+
+    mutating func changesToMake(_ carriedOut: [Change]?) throws(ExecutionError) -> [Change]? {
+        recordedChanges ?? carriedOut
+    }
+
+    mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool {
+        calls.append(.completion(changes))
+        return !refusesCompletions
+    }
+
+    mutating func hasInterrupt() throws(ExecutionError) -> Bool { !interrupts.isEmpty }
+
+    mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
+        calls.append(.acknowledge)
+        return interrupts.removeFirst()
+    }
+
+    mutating func interruption(_ interruption: Interruption) throws(ExecutionError) -> Bool {
+        calls.append(.interruption(interruption.vector))
+        return true
+    }
+
+    mutating func verdict(natural: Ending?, canWake: Bool) throws(ExecutionError) -> Verdict {
         calls.append(.verdict(natural))
         atVerdict(exitCount)
         if let verdictAfter, exitCount >= verdictAfter.count { return verdictAfter.verdict }

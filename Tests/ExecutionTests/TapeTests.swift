@@ -413,7 +413,7 @@ import Testing
 }
 
 /// A world that answers nothing: the recorder dies between an exit and its answer.
-struct DyingWorld: World, ~Copyable {
+struct DyingWorld: QuietWorld, ~Copyable {
     static let death = ExecutionError.cannotReplay("killed")
 
     mutating func portOut(
@@ -432,7 +432,7 @@ struct DyingWorld: World, ~Copyable {
     mutating func writeMSR(
         _ index: UInt32, _ value: UInt64
     ) throws(ExecutionError) -> Bool { throw Self.death }
-    mutating func verdict(natural: Ending?) throws(ExecutionError) -> Verdict {
+    mutating func verdict(natural: Ending?, canWake: Bool) throws(ExecutionError) -> Verdict {
         natural.map { .end($0) } ?? .go
     }
 }

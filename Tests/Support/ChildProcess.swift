@@ -251,7 +251,8 @@ public final class ChildProcess {
         let child = try ChildProcess(
             arguments, program: program, input: input, environment: environment,
             directory: directory)
-        DescriptorReader.drain([child.output, child.errors])
+        // Where it hangs, it is killed as the child goes.
+        try DescriptorReader.drain([child.output, child.errors])
         return Result(
             ending: child.wait(), output: child.output.text, errors: child.errors.text)
     }

@@ -66,7 +66,9 @@ public final class DescriptorReader {
     }
 
     /// Reads all of them to their ends, whichever comes first.
-    static func drain(_ readers: [DescriptorReader]) {
+    ///
+    /// - Throws: where nothing at all comes for two minutes, which is a program that hangs.
+    static func drain(_ readers: [DescriptorReader]) throws(SupportError) {
         while true {
             let open = readers.filter { !$0.isAtEnd }
             guard !open.isEmpty else { return }
@@ -74,7 +76,11 @@ public final class DescriptorReader {
                 pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0)
             }
             // SAFETY: the array holds as many requests as are said.
-            guard unsafe poll(&requests, nfds_t(requests.count), -1) > 0 else { continue }
+            let result = unsafe poll(&requests, nfds_t(requests.count), 120_000)
+            if result < 0, errno == EINTR { continue }
+            guard result > 0 else {
+                throw SupportError("it hangs, after: \(readers.map { $0.text.suffix(200) })")
+            }
             for (reader, request) in zip(open, requests) where request.revents != 0 {
                 reader.read()
             }

@@ -2,7 +2,7 @@
 /// lies above 0x32 is what Bochs' and SeaBIOS' firmware read).
 struct CMOSContents: Sendable {
     /// 128 bytes; the clock's own are zero.
-    private(set) var bytes = InlineArray<128, UInt8>(repeating: 0)
+    private(set) var bytes = [UInt8](repeating: 0, count: 128)
 
     /// Contents that tell of RAM, in bytes, below and from 4 GiB on, and of CPUs.
     init(memoryBelow4GiB: UInt64, memoryAbove4GiB: UInt64, processorCount: Int) {

@@ -17,6 +17,8 @@ struct ClockRate {
     /// How many whole ticks have passed at a time.
     func ticks(at time: UInt64) -> UInt64 {
         let product = time.multipliedFullWidth(by: ticks)
+        // For the first years, as good as always, the product is one word.
+        if product.high == 0 { return product.low / nanoseconds }
         // The high word is below `ticks` and so below the divisor: the quotient fits.
         return nanoseconds.dividingFullWidth((product.high, product.low)).quotient
     }

@@ -42,6 +42,11 @@ struct InterruptController8259: Sendable {
         return raised & ~level | lines & level
     }
 
+    /// Whether an edge on `line` waits to be acknowledged.
+    func hasEdge(_ line: Int) -> Bool {
+        raised & ~(isLevelSensitive ? 0xFF : levelTriggered) & 1 << UInt8(line & 7) != 0
+    }
+
     /// Sets the level of input `line`, 0–7.
     mutating func setLine(_ line: Int, _ isHigh: Bool) {
         let bit = UInt8(1) << UInt8(line & 7)

@@ -12,6 +12,8 @@ struct InterruptControllerPair: Sendable {
 
     /// Sets the level of a device's line, 0–15. Line 2 is the slave's and ignored.
     mutating func setLine(_ line: Int, _ isHigh: Bool) {
+        // Devices are asked after each access; mostly nothing has changed.
+        guard self.isHigh(line) != isHigh else { return }
         if line < 8 {
             if line != Self.cascadeLine { master.setLine(line, isHigh) }
         } else {

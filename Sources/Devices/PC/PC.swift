@@ -19,13 +19,16 @@ struct PC: Sendable {
     var pci = PCIHost()
     var firmware: FirmwareConfigurationPort
     private var typist: Typist
+    /// The timer's line is kept up after its OUT fell by itself, until the edge is acknowledged. A
+    /// PC's CPU takes a tick at once; here it may come late, and is not to be lost for it.
+    private var holdsTimerLine = false
     /// Port 0x61, the bits that can be written: timer gate, speaker, parity and channel checks.
     private var systemControlB: UInt8 = 0
     /// Port 0x92 but for A20.
     private var systemControlA: UInt8 = 0
     /// DMA controllers, their page registers and the POST code: ports below 0x100 that keep what
     /// is written.
-    private var latches = InlineArray<256, UInt8>(repeating: 0)
+    private var latches = [UInt8](repeating: 0, count: 256)
     /// Nanoseconds since the machine started.
     private(set) var now: UInt64 = 0
 
@@ -55,6 +58,7 @@ struct PC: Sendable {
             interrupts.setLine(Line.timer, false)
             interrupts.setLine(Line.timer, true)
         }
+        holdsTimerLine = !timer.interruptOutput && interrupts.master.hasEdge(Line.timer)
         clock.advance(to: now)
         power.advance(to: now)
         if let due = typist.nextPress, due <= now { keyboard.type(&typist, at: now) }
@@ -78,7 +82,7 @@ struct PC: Sendable {
 
     /// Brings the interrupt controllers' inputs up to date.
     mutating func updateLines(serial: Bool) {
-        interrupts.setLine(Line.timer, timer.interruptOutput)
+        interrupts.setLine(Line.timer, timer.interruptOutput || holdsTimerLine)
         interrupts.setLine(Line.keyboard, keyboard.keyboardLine)
         interrupts.setLine(Line.serial, serial)
         interrupts.setLine(Line.clock, clock.hasInterrupt)
@@ -125,7 +129,9 @@ struct PC: Sendable {
         switch slot {
         case .interruptController: interrupts.write(port, value)
         case .interruptLevels: interrupts.writeLevels(port, value)
-        case .timer: timer.write(UInt8(port & 3), value)
+        case .timer:
+            holdsTimerLine = false
+            timer.write(UInt8(port & 3), value)
         case .systemControlB:
             systemControlB = value & 0x0F
             timer.speakerGate = value & 1 != 0

@@ -16,7 +16,7 @@ struct PCIFunction: Sendable {
         var interruptPin: UInt8 = 0
     }
 
-    private var bytes = InlineArray<256, UInt8>(repeating: 0)
+    private var bytes = [UInt8](repeating: 0, count: 256)
 
     /// Makes a function.
     init(_ identity: Identity) {

@@ -25,7 +25,7 @@ struct PowerManagement: Sendable {
     private var status: UInt16 = 0
     private var enable: UInt16 = 0
     private var control: UInt16 = 0
-    private var latches = InlineArray<64, UInt8>(repeating: 0)
+    private var latches = [UInt8](repeating: 0, count: 64)
     private var command = InlineArray<2, UInt8>(repeating: 0)
     private var tick: UInt64 = 0
     private let timerBits: UInt64

@@ -44,7 +44,8 @@ struct RealTimeClock: Sendable {
     /// The first update comes half a second after the divider is released.
     private static let releasedTicks: UInt64 = 16_384
 
-    private var bytes: InlineArray<128, UInt8>
+    /// 128; an array, so that the clock is small to pass.
+    private var bytes: [UInt8]
     private var index: UInt8 = 0
     private var controlA: UInt8 = 0x26
     private var controlB: UInt8 = ControlBit.hours24

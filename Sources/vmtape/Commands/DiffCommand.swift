@@ -28,7 +28,8 @@ struct DiffCommand: ParsableCommand {
     @Option(help: ArgumentHelp("What counts as different.", valueName: "full|symbol|io"))
     var by: DiffLevelOption = .init(.full)
 
-    @Option(help: ArgumentHelp("How many exits before the first difference are shown.", valueName: "n"))
+    @Option(
+        help: ArgumentHelp("How many exits before the first difference are shown.", valueName: "n"))
     var context = 5
 
     @Option(

@@ -25,7 +25,9 @@ struct ExportCommand: ParsableCommand {
             "The form.", valueName: ExportFormat.allCases.map(\.rawValue).joined(separator: "|")))
     var format: FormatOption
 
-    @Option(name: .shortAndLong, help: ArgumentHelp("Where to; stdout unless given.", valueName: "file"))
+    @Option(
+        name: .shortAndLong, help: ArgumentHelp("Where to; stdout unless given.", valueName: "file")
+    )
     var output: String?
 
     @Option(help: ArgumentHelp("Only exits for which this holds.", valueName: "expr"))

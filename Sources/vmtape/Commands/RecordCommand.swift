@@ -83,7 +83,8 @@ struct RecordCommand: ParsableCommand {
         let summary = outcome.summary
         let perExit =
             summary.exitCount == 0
-            ? "" : ", \(RunText.decimal(Double(summary.eventBytes) / Double(summary.exitCount))) bytes an exit"
+            ? ""
+            : ", \(RunText.decimal(Double(summary.eventBytes) / Double(summary.exitCount))) bytes an exit"
         Message.line(
             "vmtape: recorded \(RunText.grouped(summary.exitCount)) exits in "
                 + "\(RunText.duration(nanoseconds: outcome.report.nanoseconds)) to \(path): "

@@ -18,7 +18,8 @@ struct StatCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "What the rows are.", valueName: Grouping.allCases.map(\.rawValue).joined(separator: "|")
+            "What the rows are.",
+            valueName: Grouping.allCases.map(\.rawValue).joined(separator: "|")
         ))
     var by: GroupingOption = .init(.reason)
 

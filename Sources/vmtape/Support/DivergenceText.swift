@@ -19,7 +19,8 @@ struct DivergenceText {
     private static let pagesShown = 8
 
     init(
-        _ divergence: ReplayDivergence, _ reader: TraceReader, names: AddressNames, style: TextStyle,
+        _ divergence: ReplayDivergence, _ reader: TraceReader, names: AddressNames,
+        style: TextStyle,
         stream: OutputStream
     ) {
         self.divergence = divergence

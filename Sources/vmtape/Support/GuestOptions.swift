@@ -31,6 +31,13 @@ struct GuestOptions: ParsableArguments {
             valueName: "rewrite|native"))
     var tsc: TSCOption = .rewrite
 
+    @Flag(
+        name: .customLong("no-completions"),
+        help: ArgumentHelp(
+            "Do not carry out instructions that KVM cannot emulate (int3, popcnt, cmpxchg16b, ...): "
+                + "the run ends at them."))
+    var hasNoCompletions = false
+
     @Option(help: ArgumentHelp("ASCII text typed on a PC's keyboard.", valueName: "text"))
     var keys = ""
 
@@ -86,7 +93,8 @@ struct GuestOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The host CPU that the guest runs on.", valueName: "n"))
     var cpu: Int?
 
-    @Argument(help: "The guest: a flat binary, an ELF or multiboot kernel, or firmware; may be gzipped.")
+    @Argument(
+        help: "The guest: a flat binary, an ELF or multiboot kernel, or firmware; may be gzipped.")
     var image: String
 
     @Argument(

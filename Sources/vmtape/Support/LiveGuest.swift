@@ -22,6 +22,7 @@ struct LiveGuest {
         configuration.cpu = options.cpu
         configuration.clock = options.clock.kind
         configuration.rewritesTimeStamp = options.tsc == .rewrite
+        configuration.completesInstructions = !options.hasNoCompletions
         configuration.supervision.timeoutMilliseconds = options.timeout?.milliseconds
         self.configuration = configuration
         if options.serial == .stdio, options.input == nil {

@@ -34,7 +34,8 @@ struct ByteSize: ExpressibleByArgument, Equatable {
             guard bytes >= unit else { continue }
             if bytes % unit == 0 { return "\(bytes / unit) \(name)" }
             let hundredths = bytes / (unit / 100 + (unit % 100 == 0 ? 0 : 1))
-            return "\(hundredths / 100).\(hundredths % 100 < 10 ? "0" : "")\(hundredths % 100) \(name)"
+            return
+                "\(hundredths / 100).\(hundredths % 100 < 10 ? "0" : "")\(hundredths % 100) \(name)"
         }
         return "\(bytes) B"
     }

@@ -61,7 +61,8 @@ enum RunText {
         let hundredths = Int64((value * 100).rounded())
         let magnitude = hundredths.magnitude
         let fraction = magnitude % 100
-        return "\(hundredths < 0 ? "-" : "")\(magnitude / 100).\(fraction < 10 ? "0" : "")\(fraction)"
+        return
+            "\(hundredths < 0 ? "-" : "")\(magnitude / 100).\(fraction < 10 ? "0" : "")\(fraction)"
     }
 
     /// What the CPU could not go on with: one line, then the instruction and the registers.
