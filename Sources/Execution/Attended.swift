@@ -109,6 +109,21 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
         try world.acknowledgeInterrupt()
     }
+
+    /// Passed on to the world.
+    @inline(__always)
+    public mutating func kickDelay() throws(ExecutionError) -> UInt64? { try world.kickDelay() }
+
+    /// Passed on to the world.
+    public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool {
+        try world.hasOverdueInterrupt()
+    }
+
+    /// Passed on to the world.
+    public mutating func landmark() throws(ExecutionError) -> Landmark? { try world.landmark() }
+
+    /// Passed on to the world.
+    public mutating func missed(_ miss: LandmarkMiss) { world.missed(miss) }
 }
 
 extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyable {

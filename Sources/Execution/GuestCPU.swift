@@ -8,6 +8,12 @@ public import Machine
 public struct GuestCPU: ~Copyable {
     /// Nil only within ``settle()``.
     private var pending: PendingCPU?
+    /// Kicks that are asked for ahead of time; made when the first is.
+    private var timer: KickTimer?
+    private var statistics: Statistics?
+    private var instructions: Statistic?
+    /// The MSRs that landmarks compare; empty until they are first needed.
+    var comparedMSRs: [UInt32] = []
 
     init(_ cpu: consuming PendingCPU) { pending = consume cpu }
 
@@ -42,6 +48,7 @@ extension GuestCPU: Processor {
     @inline(__always)
     public mutating func run(other: inout Exit) throws(KVMError) -> RunStep {
         guard let step = try pending?.run(other: &other) else { Self.gone() }
+        pending?.clearInterruptBitmap()
         return step
     }
 
@@ -54,6 +61,7 @@ extension GuestCPU: Processor {
             return .settled
         case .exit(let exit, let cpu):
             pending = consume cpu
+            pending?.clearInterruptBitmap()
             return .exit(exit)
         }
     }
@@ -61,6 +69,62 @@ extension GuestCPU: Processor {
     /// Injects an external interrupt; the CPU must be settled and ready for it.
     public mutating func interrupt(vector: UInt8) throws(KVMError) {
         try withSettled { cpu throws(KVMError) in try cpu.interrupt(vector: vector) }
+    }
+
+    /// Does something with all of the CPU's state, which is settled.
+    mutating func whileSettled<Result: ~Copyable>(
+        _ body: (inout SettledCPU) throws(KVMError) -> Result
+    ) throws(KVMError) -> Result {
+        guard let cpu = pending.take() else { Self.gone() }
+        switch try cpu.settle() {
+        case .settled(var settled):
+            do throws(KVMError) {
+                let result = try body(&settled)
+                pending = settled.begin()
+                return result
+            } catch {
+                pending = settled.begin()
+                throw error
+            }
+        case .exit: preconditionFailure("the state of a vCPU that is not settled")
+        }
+    }
+
+    /// Kicks this CPU after a time; 0 takes that back.
+    public mutating func armKick(nanoseconds: UInt64) throws(KVMError) {
+        if timer == nil { timer = try pending?.makeKickTimer() }
+        if nanoseconds == 0 { try timer?.disarm() } else { try timer?.arm(nanoseconds: nanoseconds) }
+    }
+
+    /// KVM's count of emulated instructions, where that is a count of all in ring 0; the CPU must
+    /// be settled the first time.
+    public mutating func progress() throws(KVMError) -> UInt64? {
+        if statistics == nil {
+            let all = try whileSettled {
+                (cpu: inout SettledCPU) throws(KVMError) -> Statistics in try cpu.statistics()
+            }
+            instructions = all.find("insn_emulation")
+            statistics = consume all
+        }
+        guard let instructions else { return nil }
+        return try statistics?.read(instructions)
+    }
+
+    /// Arms breakpoints and steps; the CPU must be settled.
+    public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            try cpu.setGuestDebug(debug)
+        }
+    }
+
+    /// Puts RFLAGS back; the CPU must be settled.
+    public mutating func restoreFlags(_ flags: UInt64) throws(KVMError) {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            var registers = try cpu.registers()
+            guard registers[.rflags] != flags else { return }
+            registers[.rflags] = flags
+            try cpu.setRegisters(registers)
+        }
     }
 
     /// Whether KVM would take an interrupt now; to be asked when settled.

@@ -259,6 +259,7 @@ extension GuestMachine {
         }
         return RunReport(
             outcome: outcome, exitCount: loop.exitCount, nanoseconds: end - start,
-            registers: registers, systemRegisters: system, fault: fault)
+            registers: registers, systemRegisters: system, fault: fault,
+            midFlight: loop.midFlight)
     }
 }

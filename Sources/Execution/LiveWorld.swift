@@ -19,6 +19,11 @@ public struct LiveWorld: World, ~Copyable {
     /// keys and requests to end.
     private static let napNanoseconds: UInt64 = 5_000_000
 
+    /// How long an interrupt waits for an exit before it is injected in mid-flight.
+    private static let patienceNanoseconds: UInt64 = 1_000_000
+    /// Since when the interrupt that waits does so, on the device clock, once a kick found it.
+    private var waitingSince: UInt64?
+
     /// Makes a world.
     ///
     /// - Parameters:
@@ -152,9 +157,34 @@ public struct LiveWorld: World, ~Copyable {
 
     /// The interrupt controller's acknowledge cycle.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
+        waitingSince = nil
         // The 8259 gives a vector in any case: that of the spurious interrupt where nothing is
         // pending any more.
-        devices.acknowledgeInterrupt() ?? 0
+        return devices.acknowledgeInterrupt() ?? 0
+    }
+
+    /// When an interrupt that waits, or that the next deadline raises, has waited long enough.
+    /// Only under the host's clock: with a virtual one a run is to be the same every time.
+    @inline(__always)
+    public mutating func kickDelay() throws(ExecutionError) -> UInt64? {
+        guard devices.machine == .pc, clock.isHost else { return nil }
+        if devices.hasInterrupt { return Self.patienceNanoseconds }
+        guard let deadline = devices.nextDeadline else { return nil }
+        let now = clock.nanoseconds
+        return (deadline > now ? deadline - now : 0) &+ Self.patienceNanoseconds
+    }
+
+    /// Lets time pass, and looks whether an interrupt has waited too long.
+    public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool {
+        guard devices.machine == .pc, clock.isHost else { return false }
+        let wasWaiting = devices.hasInterrupt
+        let deadline = devices.nextDeadline
+        advance()
+        guard devices.hasInterrupt else { return false }
+        let now = clock.nanoseconds
+        let since = waitingSince ?? (wasWaiting ? now : min(deadline ?? now, now))
+        waitingSince = since
+        return now &- since >= Self.patienceNanoseconds
     }
 
     /// The guest waits for an interrupt. False where none can come any more.

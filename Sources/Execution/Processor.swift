@@ -45,6 +45,37 @@ public protocol Processor: ~Copyable {
     mutating func replaceRegistersAfterOut(
         _ registers: GeneralRegisters
     ) throws(KVMError) -> Bool
+
+    // What interrupts in mid-flight need beside that. All but `armKick` is done when settled.
+
+    /// Kicks this CPU once after a time; 0 takes that back.
+    mutating func armKick(nanoseconds: UInt64) throws(KVMError)
+    /// The host's exact count of the guest's instructions so far; nil where it has none.
+    mutating func progress() throws(KVMError) -> UInt64?
+    /// Whether an interrupt injected now can be found again: nothing pending, no shadow.
+    mutating func isQuiet() throws(KVMError) -> Bool
+    /// The digest of all state but general registers and RAM.
+    mutating func stateDigest() throws(KVMError) -> Digest128
+    /// Arms breakpoints and steps in the guest's place.
+    mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError)
+    /// Puts RFLAGS back as it was recorded, RF included.
+    mutating func restoreFlags(_ flags: UInt64) throws(KVMError)
+}
+
+/// A CPU that cannot be interrupted in mid-flight: no place is allowed.
+extension Processor where Self: ~Copyable {
+    /// Does nothing: no kick comes.
+    public mutating func armKick(nanoseconds: UInt64) throws(KVMError) {}
+    /// None.
+    public mutating func progress() throws(KVMError) -> UInt64? { nil }
+    /// Never.
+    public mutating func isQuiet() throws(KVMError) -> Bool { false }
+    /// Nothing.
+    public mutating func stateDigest() throws(KVMError) -> Digest128 { .zero }
+    /// Does nothing.
+    public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {}
+    /// Does nothing.
+    public mutating func restoreFlags(_ flags: UInt64) throws(KVMError) {}
 }
 
 /// What one step of settling a vCPU came to.

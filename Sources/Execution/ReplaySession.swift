@@ -140,6 +140,7 @@ public struct ReplaySession: ~Copyable {
         case .endOfTape: verdict = .identicalButIncomplete
         case .exitLimit: verdict = .identicalSoFar
         case .stopped: verdict = .stopped
+        case .endedByListener where side.miss != nil: verdict = .diverged(missed(report))
         case .endedByListener:
             guard let mismatch = side.mismatch, !mismatch.isTapeEnd else {
                 // The recording was cut between an exit and its answer.
@@ -154,6 +155,14 @@ public struct ReplaySession: ~Copyable {
             verdict = .diverged(divergence)
         }
         return ReplayOutcome(verdict: verdict, report: report, verifiedExits: verified)
+    }
+
+    /// The report of a landmark that was not found.
+    private func missed(_ report: RunReport) -> ReplayDivergence {
+        var divergence = ReplayDivergence(place: .exit, exitNumber: report.exitCount)
+        divergence.actual = nil
+        divergence.causes = (side.miss?.lines ?? []) + causes(report.systemRegisters)
+        return divergence
     }
 
     private func atStart(_ mismatch: TapeMismatch) throws(ExecutionError) -> ReplayOutcome {

@@ -36,7 +36,13 @@ public struct RunLoop: ~Copyable {
     var exceptionCount: UInt64 = .max
     private let exitLimit: UInt64
     private let traps: RewriteTraps
-    private let stop: StopRequest
+    let stop: StopRequest
+    /// What interrupts in mid-flight took so far.
+    public internal(set) var midFlight = MidFlightCounts()
+    /// The timer runs.
+    var isKickArmed = false
+    /// Places refused since the last interrupt in mid-flight.
+    var attempts = 0
 
     /// Makes a loop.
     ///
@@ -79,6 +85,9 @@ public struct RunLoop: ~Copyable {
                 if let reason = stop.reason, stop.isInsistent {
                     return .stopped(reason, isInMidFlight: true)
                 }
+                if isKickArmed, let outcome = try takeKick(&cpu, &side, memory: memory) {
+                    return outcome
+                }
                 continue
             }
             if case .other = step, Self.isUncounted(other) { continue }
@@ -89,6 +98,9 @@ public struct RunLoop: ~Copyable {
             }
             if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
                 return outcome
+            }
+            if !isKickArmed, let delay = try side.kickDelay() {
+                try armKick(&cpu, nanoseconds: delay)
             }
         }
     }
@@ -134,7 +146,7 @@ public struct RunLoop: ~Copyable {
 
     /// What the world says of going on; nil: the guest does.
     @inline(__always)
-    private func outcome<Side: World & RunListener & ~Copyable>(
+    func outcome<Side: World & RunListener & ~Copyable>(
         _ side: inout Side, natural: Ending?, canWake: Bool, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome? {
         switch try side.verdict(natural: natural, canWake: canWake) {
@@ -169,7 +181,7 @@ public struct RunLoop: ~Copyable {
     /// Exits that neither the guest nor its set-up caused: where they come varies, so they are never
     /// numbered, and nothing is done at them.
     @inline(__always)
-    private static func isUncounted(_ exit: Exit) -> Bool {
+    static func isUncounted(_ exit: Exit) -> Bool {
         switch exit {
         case .irqWindowOpen, .intr: true
         default: false
@@ -177,7 +189,7 @@ public struct RunLoop: ~Copyable {
     }
 
     /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
-    private static let interruptFlag: UInt64 = 1 << 9
+    static let interruptFlag: UInt64 = 1 << 9
 
     /// Gives the CPU the interrupt that waits, if it can take it at this exit; else it waits on.
     ///
@@ -189,6 +201,9 @@ public struct RunLoop: ~Copyable {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        if let landmark = try side.landmark() {
+            return try reach(landmark, &cpu, &side, memory: memory)
+        }
         // An exception that is on its way is delivered first; the interrupt comes at a later exit.
         guard exitCount != exceptionCount else { return nil }
         // SAFETY: the page's registers do not change before the next run.
@@ -214,6 +229,10 @@ public struct RunLoop: ~Copyable {
             return .endedByListener
         }
         do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
+        // An interrupt in mid-flight may follow before the next exit.
+        if let landmark = try side.landmark() {
+            return try reach(landmark, &cpu, &side, memory: memory)
+        }
         // A tape may end here: the guest never exited again, or the recorder was killed.
         return try outcome(&side, natural: nil, canWake: false, memory: memory)
     }

@@ -17,6 +17,8 @@ public struct RunReport: Sendable {
     public var systemRegisters: SystemRegisters
     /// What the CPU could not go on with; nil where it stopped in good order.
     public var fault: CPUFault?
+    /// What interrupts in mid-flight took.
+    public var midFlight = MidFlightCounts()
 
     /// The ending as a trace records it.
     public var ending: Ending {

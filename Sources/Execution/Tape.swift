@@ -18,6 +18,8 @@ public struct Tape: World, RunListener, ~Copyable {
     private let row: UnsafeMutableRawPointer
     /// What happened instead of what was recorded, once the two part.
     public private(set) var mismatch: TapeMismatch?
+    /// The landmark that was not found, once one is not.
+    public private(set) var miss: LandmarkMiss?
 
     /// Plays a tape from its beginning.
     ///
@@ -171,7 +173,7 @@ public struct Tape: World, RunListener, ~Copyable {
         _ carriedOut: [Change]?
     ) throws(ExecutionError) -> [Change]? { try unsafe peek()?.changes }
 
-    /// An interrupt waits where the tape has one next, at this exit and not in mid-flight.
+    /// An interrupt waits where the tape has one next.
     @inline(__always)
     public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
         guard let next = try unsafe peek() else { return false }
@@ -184,6 +186,16 @@ public struct Tape: World, RunListener, ~Copyable {
         let snapshot = encoder.snapshot().registers
         return try unsafe peek()?.interruption(snapshot: snapshot)?.vector ?? 0
     }
+
+    /// Where the interruption that is next was injected in mid-flight.
+    public mutating func landmark() throws(ExecutionError) -> Landmark? {
+        guard let next = try unsafe peek(), unsafe next.kind == .interruption else { return nil }
+        let snapshot = encoder.snapshot().registers
+        return unsafe next.interruption(snapshot: snapshot)?.landmark
+    }
+
+    /// Keeps what was missed for the report.
+    public mutating func missed(_ miss: LandmarkMiss) { self.miss = miss }
 
     /// The guest's output went to the world then; nothing is to be done now.
     @inline(__always)

@@ -101,6 +101,33 @@ public protocol World: ~Copyable {
 
     /// Takes the interrupt that waits, as the CPU's acknowledge cycle does: its vector.
     mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8
+
+    /// When to kick the guest out of a long computation, from now, so that no interrupt waits
+    /// without bound; nil: there is nothing to wait for.
+    mutating func kickDelay() throws(ExecutionError) -> UInt64?
+
+    /// A kick came and time passed: whether an interrupt has waited so long that it is to be
+    /// injected between two exits.
+    mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool
+
+    /// The place in mid-flight where the interrupt that waits is to be injected; nil: at an exit.
+    mutating func landmark() throws(ExecutionError) -> Landmark?
+
+    /// The landmark was not found: the run ends.
+    mutating func missed(_ miss: LandmarkMiss)
+}
+
+/// A world that interrupts at exits only.
+extension World where Self: ~Copyable {
+    /// Never.
+    @inline(__always)
+    public mutating func kickDelay() throws(ExecutionError) -> UInt64? { nil }
+    /// None.
+    public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool { false }
+    /// None.
+    public mutating func landmark() throws(ExecutionError) -> Landmark? { nil }
+    /// Cannot be.
+    public mutating func missed(_ miss: LandmarkMiss) {}
 }
 
 /// What CPUID gives.

@@ -132,6 +132,21 @@ public struct PendingCPU: ~Copyable {
         }
     }
 
+    /// Clears the interrupt bitmap on the run page, the last four words of the system registers.
+    ///
+    /// After a kick that comes while KVM delivers an interrupt, the bitmap still shows it at later
+    /// exits of the emulator (measured on KVM without hardware virtualization): which exits show it
+    /// depends on when the host was interrupted, and says nothing of the guest. The page is
+    /// not written back.
+    @inline(__always)
+    public mutating func clearInterruptBitmap() {
+        let registers = unsafe core.page.systemRegisters
+        unsafe registers.pointee.words[35] = 0
+        unsafe registers.pointee.words[36] = 0
+        unsafe registers.pointee.words[37] = 0
+        unsafe registers.pointee.words[38] = 0
+    }
+
     // MARK: What the page says
 
     // Of what the CPU was not asked to synchronise, the page holds nothing of use.

@@ -34,6 +34,16 @@ struct PCGuestTests {
         #expect(first.console() == second.console())
     }
 
+    @Test func `interrupts in mid-flight are found again`() throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted", "100").record(host, .host)
+        #expect(tape.outcome.report.ending == Ending(.halted))
+        // It has no exits but those of its handler and of its beginning and end.
+        #expect(tape.outcome.report.midFlight.landmarks >= 90)
+        #expect(try tape.vectors().allSatisfy { $0 == 0x20 })
+        #expect(try tape.replay(host) == .identical)
+    }
+
     // MARK: What the guests say
 
     @Test(arguments: [ClockKind.host, virtual])

@@ -1,0 +1,77 @@
+public import KVM
+internal import Machine
+public import Trace
+
+/// Everything of a CPU but its general registers, as landmarks compare it.
+extension GuestCPU {
+    /// MSRs that a guest sets and that decide what it does; none that tells time or counts
+    /// (Intel SDM vol. 4, table 2-2; AMD64 APM vol. 2, appendix A).
+    private static let comparedMSRs: [UInt32] =
+        [
+            0x1B, 0x174, 0x175, 0x176, 0x1A0, 0x1D9, 0x250, 0x258, 0x259, 0x277, 0x2FF, 0xDA0,
+            0xC000_0080, 0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084, 0xC000_0102,
+            0xC000_0103,
+        ] + Array(0x200...0x20F) + Array(0x268...0x26F)
+
+    /// Bytes 464–511 of an XSAVE area are free for software, and the kernel uses them; XSTATE_BV,
+    /// which follows, says which parts are in their initial state, and KVM gives those written out
+    /// (Intel SDM vol. 1, 13.4), so that the contents alone say what is in them.
+    private static let ignoredXSaveBytes = 464..<520
+
+    /// The digest of system registers, XCRs, extended state, debug registers, NMI blocking and
+    /// MSRs. The CPU must be settled.
+    public mutating func stateDigest() throws(KVMError) -> Digest128 {
+        try findComparedMSRs()
+        // SAFETY: the page's registers do not change before the next run.
+        let system = unsafe systemRegistersPointer.pointee
+        let indices = comparedMSRs
+        return try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            var bytes: [UInt8] = []
+            var area: [UInt8] = []
+            try cpu.readXSave(into: &area)
+            for index in Self.ignoredXSaveBytes { area[index] = 0 }
+            bytes.reserveCapacity(area.count + 2048)
+            bytes += area
+            // Not the interrupt bitmap, the last four words: what is pending rules a landmark out.
+            for index in 0..<SystemRegisters.wordCount - 4 {
+                bytes.append(word: system.words[index])
+            }
+            for register in try cpu.extendedControlRegisters() {
+                bytes.append(word: UInt64(register.index))
+                bytes.append(word: register.value)
+            }
+            let debug = try cpu.debugRegisters()
+            // DR0 to DR3, DR6, DR7.
+            for index in 0..<6 { bytes.append(word: debug.words[index]) }
+            bytes.append(try cpu.events().nmiMasked ? 1 : 0)
+            // One by one where KVM refuses some would cost a request for each refused one, so
+            // they are known after the first time.
+            for value in try cpu.readMSRs(indices) {
+                bytes.append(word: UInt64(value.index))
+                bytes.append(word: value.value)
+            }
+            return Digest128(of: bytes)
+        }
+    }
+
+    /// The MSRs of the list that this host has.
+    mutating func findComparedMSRs() throws(KVMError) {
+        guard comparedMSRs.isEmpty else { return }
+        comparedMSRs = try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            try cpu.readMSRs(Self.comparedMSRs).map(\.index)
+        }
+    }
+
+    /// Whether nothing is pending or held back, and the guest's own breakpoints are off (ours
+    /// would put them out of force). The CPU must be settled.
+    public mutating func isQuiet() throws(KVMError) -> Bool {
+        try findComparedMSRs()
+        return try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            let events = try cpu.events()
+            guard !events.exceptionInjected, !events.exceptionPending, !events.interruptInjected,
+                !events.nmiInjected, !events.nmiPending, events.interruptShadow == 0
+            else { return false }
+            return try cpu.debugRegisters().dr7 & 0xFF == 0
+        }
+    }
+}

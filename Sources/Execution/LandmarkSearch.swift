@@ -1,0 +1,203 @@
+internal import KVM
+public import Machine
+public import Trace
+
+/// How a replay finds a landmark again: which move is next, as a function of what was seen.
+///
+/// With a progress counter the guest runs freely (*coasts*) under a short timer while the landmark
+/// is far, in slices far shorter than it needs to get there. Near it, and all the way where the
+/// place is not hot or there is no counter, a hardware breakpoint stands at the landmark's RIP, and
+/// a miss is stepped over (RF is not honoured everywhere; KVM-FACTS).
+struct LandmarkSearch: Sendable {
+    /// What to do next.
+    enum Move: Equatable, Sendable {
+        /// Let the guest run for a time; guarded: no further than to the breakpoint.
+        case coast(nanoseconds: UInt64, isGuarded: Bool)
+        /// Run one instruction.
+        case step
+        /// Run to the breakpoint.
+        case runToBreakpoint
+        /// The place is behind us, or was never there.
+        case giveUp
+    }
+
+    /// Bits of RFLAGS that are no part of a place: RF, which breakpoints and steps touch, and TF.
+    static let maskedFlags: UInt64 = 1 << 16 | 1 << 8
+    /// Instructions before the landmark from which on the breakpoint alone stops the guest: many
+    /// times what it executes while a kick is under way.
+    static let guardedInstructions: UInt64 = 240
+    /// Instructions before the landmark from which on it is stepped.
+    static let steppedInstructions: UInt64 = 12
+    /// Breakpoint hits on the way after which the place counts as hot, and the guest coasts without
+    /// the breakpoint until it is near.
+    private static let hotHits: UInt64 = 4
+    /// How far the counter may be past the landmark before it is given up.
+    static let slackInstructions: UInt64 = 64
+    /// A shorter slice ends before the guest is entered: it is not worth the kick.
+    static let shortestSlice: UInt64 = 15_000
+    /// Instructions to step after a slice in which the guest did not move.
+    private static let stepsAfterIdleSlice: UInt64 = 16
+    /// Moves without one counted instruction after which the guest is held to be stuck.
+    private static let movesWithoutProgress = 4096
+    /// No emulated instruction is faster than this.
+    private static let shortestNanoseconds: UInt64 = 100
+    /// What is assumed at first: faster than a ring 0 that is emulated has been seen.
+    private static let startingNanoseconds: UInt64 = 450
+
+    let landmark: Landmark
+    /// What an instruction takes, as seen while coasting; an underestimate.
+    private(set) var nanosecondsPerInstruction = Self.startingNanoseconds
+    /// Places with equal registers.
+    private(set) var hits: UInt64 = 0
+    /// Of those, the ones at which the rest of the state differed.
+    private(set) var rejectedHits: UInt64 = 0
+    /// Instructions that were stepped.
+    private(set) var steps: UInt64 = 0
+    /// Times the guest coasted.
+    private(set) var coasts: UInt64 = 0
+    /// Registers of the place that was nearest by count, or the last one.
+    private(set) var nearest: GeneralRegisters?
+    private var nearestDistance = UInt64.max
+    private var lastCount: UInt64?
+    private var movesAtCount = 0
+    private var forcedSteps: UInt64 = 0
+    private var earlyHits: UInt64 = 0
+
+    init(_ landmark: Landmark) { self.landmark = landmark }
+
+    /// Whether the registers are the landmark's.
+    func matches(_ registers: borrowing GeneralRegisters) -> Bool {
+        guard registers.rip == landmark.registers.rip else { return false }
+        for index in 0..<Register.allCases.count {
+            var difference = registers.words[index] ^ landmark.registers.words[index]
+            if index == Register.rflags.rawValue { difference &= ~Self.maskedFlags }
+            if difference != 0 { return false }
+        }
+        return true
+    }
+
+    /// The registers matched; whether the whole state did.
+    mutating func noteHit(isWhole: Bool) {
+        hits += 1
+        if !isWhole { rejectedHits += 1 }
+    }
+
+    /// Remembers where the guest stood when it came nearest.
+    mutating func notePlace(_ registers: GeneralRegisters, count: UInt64?) {
+        guard let count, let target = landmark.progress else {
+            nearest = registers
+            return
+        }
+        let distance = count > target ? count - target : target - count
+        guard distance <= nearestDistance else { return }
+        nearestDistance = distance
+        nearest = registers
+    }
+
+    /// What a slice of coasting taught of the guest's speed: it may be faster than was thought. A
+    /// slower one is no news, since the host may have been busy with something else.
+    mutating func noteCoast(nanoseconds: UInt64, instructions: UInt64) {
+        coasts += 1
+        if instructions == 0 { forcedSteps = Self.stepsAfterIdleSlice }
+        guard instructions >= 16 else { return }
+        nanosecondsPerInstruction = max(
+            Self.shortestNanoseconds,
+            min(nanosecondsPerInstruction, nanoseconds / instructions))
+    }
+
+    /// The next move; `count` is the progress counter's value where there is one.
+    mutating func next(count: UInt64?, isAtBreakpoint: Bool) -> Move {
+        guard let target = landmark.progress, let count else {
+            return isAtBreakpoint ? step() : .runToBreakpoint
+        }
+        movesAtCount = count == lastCount ? movesAtCount + 1 : 0
+        lastCount = count
+        guard movesAtCount < Self.movesWithoutProgress else { return .giveUp }
+        if count > target {
+            return count - target <= Self.slackInstructions ? step() : .giveUp
+        }
+        let left = target - count
+        if isAtBreakpoint, left > Self.guardedInstructions { earlyHits += 1 }
+        if isAtBreakpoint || left <= Self.steppedInstructions { return step() }
+        if forcedSteps > 0 {
+            forcedSteps -= 1
+            return step()
+        }
+        guard left > Self.guardedInstructions else { return .runToBreakpoint }
+        // Two thirds of the way at the fastest that was seen; no overflow, whatever the trace says.
+        let free = min(left - Self.guardedInstructions / 2, 1 << 32)
+        let slice = free * nanosecondsPerInstruction * 2 / 3
+        return .coast(
+            nanoseconds: max(slice, Self.shortestSlice), isGuarded: earlyHits < Self.hotHits)
+    }
+
+    private mutating func step() -> Move {
+        steps += 1
+        return .step
+    }
+}
+
+/// A landmark that a replay did not find.
+public struct LandmarkMiss: Sendable {
+    /// The exit before the landmark.
+    public var exitNumber: UInt64
+    /// The landmark.
+    public var landmark: Landmark
+    /// What ended the search.
+    public var reason: String
+    /// Where the guest stood at last, or nearest to the landmark by count.
+    public var registers: GeneralRegisters
+    /// The progress counter at last, where there is one.
+    public var progress: UInt64?
+    /// Places with the landmark's registers.
+    public var hits: UInt64
+    /// Of those, the ones at which memory or other state differed.
+    public var rejectedHits: UInt64
+
+    /// What happened, and what kept the place from matching; a clause a line.
+    public var lines: [String] {
+        var lines = ["the interrupt in mid-flight finds no place: \(reason)"]
+        let counter = zip2(landmark.progress, progress).map {
+            "; instruction counter recorded \($0), at last \($1)"
+        }
+        lines.append(
+            "places with its registers: \(hits), with other memory or state: \(rejectedHits)"
+                + (counter ?? ""))
+        for register in Register.allCases {
+            var difference = registers[register] ^ landmark.registers[register]
+            if register == .rflags { difference &= ~LandmarkSearch.maskedFlags }
+            guard difference != 0 else { continue }
+            lines.append(
+                "nearest place: \(register.name) recorded 0x"
+                    + String(landmark.registers[register], radix: 16) + ", replayed 0x"
+                    + String(registers[register], radix: 16))
+        }
+        return lines
+    }
+
+    private func zip2(_ a: UInt64?, _ b: UInt64?) -> (UInt64, UInt64)? {
+        guard let a, let b else { return nil }
+        return (a, b)
+    }
+}
+
+/// What interrupts in mid-flight took.
+public struct MidFlightCounts: Equatable, Sendable {
+    /// Interrupts injected in mid-flight.
+    public var landmarks: UInt64 = 0
+    /// Recording: places that were not allowed.
+    public var refusedPlaces: UInt64 = 0
+    /// Of those, the ones in ring 3.
+    public var refusedInRing3: UInt64 = 0
+    /// Replay: places with a landmark's registers.
+    public var hits: UInt64 = 0
+    /// Replay: of those, the ones whose memory or other state differed.
+    public var rejectedHits: UInt64 = 0
+    /// Replay: instructions stepped.
+    public var steps: UInt64 = 0
+    /// Replay: times the guest coasted.
+    public var coasts: UInt64 = 0
+
+    /// None.
+    public init() {}
+}

@@ -1,0 +1,226 @@
+import Execution
+import Guest
+import Machine
+import Testing
+import Trace
+
+@testable import KVM
+
+/// Interrupts in mid-flight: where they are injected, and that a replay finds the place again.
+@Suite struct MidFlightTests {
+    struct Kind: Sendable {
+        /// Instructions of the loop that the guest runs.
+        var loop: UInt64
+        /// The registers differ from one round of the loop to the next.
+        var registersTell: Bool
+        var hasCounter: Bool
+    }
+
+    private static let kinds: [Kind] = [1, 2, 7, 50, 3000].flatMap { loop in
+        [true, false].flatMap { tell in
+            [true, false].map { Kind(loop: loop, registersTell: tell, hasCounter: $0) }
+        }
+    }
+
+    private func run(
+        _ kind: Kind, seed: UInt64, tape: Interruption? = nil
+    ) throws -> (outcome: LoopOutcome, place: UInt64?, side: Findings, counts: MidFlightCounts) {
+        var cpu = LoopingCPU(kind, seed: seed)
+        var side = OneInterrupt(tape)
+        var loop = RunLoop(behaviour: HostBehaviour(), stop: StopRequest())
+        let outcome = try loop.run(&cpu, &side, memory: try smallMemory())
+        return (outcome, cpu.injectedAt, side.findings, loop.midFlight)
+    }
+
+    @Test(arguments: kinds)
+    func `the place is found again exactly`(_ kind: Kind) throws {
+        for seed in 1...20 as ClosedRange<UInt64> {
+            let recorded = try run(kind, seed: seed)
+            #expect(recorded.outcome == .ended(Ending(.halted)))
+            let interruption = try #require(recorded.side.interruption)
+            #expect((interruption.landmark?.progress != nil) == kind.hasCounter)
+            #expect(recorded.place != nil)
+            let replayed = try run(kind, seed: seed &* 977, tape: interruption)
+            #expect(replayed.outcome == .ended(Ending(.halted)))
+            #expect(replayed.place == recorded.place)
+            #expect(replayed.side.interruption == interruption)
+            #expect(replayed.counts.hits == replayed.counts.rejectedHits + 1)
+        }
+    }
+
+    @Test(arguments: kinds)
+    func `a state that never comes ends the search with a report`(_ kind: Kind) throws {
+        var interruption = try #require(try run(kind, seed: 3).side.interruption)
+        interruption.landmark?.state.low ^= 1
+        let replayed = try run(kind, seed: 4, tape: interruption)
+        #expect(replayed.outcome == .endedByListener)
+        #expect(replayed.place == nil)
+        let miss = try #require(replayed.side.miss)
+        #expect(miss.hits >= 1)
+        #expect(miss.hits == miss.rejectedHits)
+        #expect(miss.lines.first?.contains("finds no place") == true)
+    }
+
+    @Test func `a register that never comes is named`() throws {
+        let kind = Kind(loop: 7, registersTell: true, hasCounter: true)
+        var interruption = try #require(try run(kind, seed: 3).side.interruption)
+        interruption.landmark?.registers[.rbx] = 0x1234
+        let miss = try #require(try run(kind, seed: 4, tape: interruption).side.miss)
+        #expect(miss.hits == 0)
+        #expect(miss.lines.contains { $0.contains("rbx recorded 0x1234, replayed 0x0") })
+    }
+}
+
+/// What a world saw.
+struct Findings {
+    var interruption: Interruption?
+    var miss: LandmarkMiss?
+}
+
+/// A CPU that runs a loop between an OUT and a HLT, and can be kicked, stepped and stopped.
+@safe
+private struct LoopingCPU: Processor, ~Copyable {
+    private static let end: UInt64 = 9000
+    private let kind: MidFlightTests.Kind
+    private var random: UInt64
+    private var position: UInt64 = 0
+    private var hasBegun = false
+    private var kick: UInt64?
+    private var debug = GuestDebug.off
+    private(set) var injectedAt: UInt64?
+    private let registers = UnsafeMutablePointer<GeneralRegisters>.allocate(capacity: 1)
+    private let system = UnsafeMutablePointer<SystemRegisters>.allocate(capacity: 1)
+    private var data: [UInt8] = [0]
+    var mmioValue: UInt64 = 0
+
+    init(_ kind: MidFlightTests.Kind, seed: UInt64) {
+        self.kind = kind
+        random = seed
+        unsafe registers.initialize(to: GeneralRegisters())
+        unsafe system.initialize(to: SystemRegisters())
+        show()
+    }
+
+    deinit {
+        // SAFETY: allocated with the value, freed only here.
+        unsafe registers.deallocate()
+        unsafe system.deallocate()
+    }
+
+    // SAFETY (whole type): both allocations live as long as self.
+    private func show() {
+        unsafe registers.pointee[.rip] = 0x1000 + position % kind.loop
+        unsafe registers.pointee[.rax] = kind.registersTell ? position / kind.loop : 0
+        unsafe registers.pointee[.rflags] = 0x202 | (debug.singleStep ? 1 << 16 : 0)
+    }
+
+    mutating func run() throws(KVMError) -> RunResult {
+        defer { show() }
+        guard hasBegun else {
+            hasBegun = true
+            return .exit(
+                .io(PortIO(direction: .output, size: 1, port: 0x80, count: 1, dataOffset: 0)))
+        }
+        let stop = DebugStop(exception: 1, pc: GuestVirtualAddress(0), dr6: 0, dr7: 0)
+        if debug.singleStep {
+            position += 1
+            return .exit(.debug(stop))
+        }
+        random = random &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+        // 500 to 1011 ns an instruction, and a kick that comes up to 60 us late.
+        let speed = 500 + random >> 55
+        var budget = kick.map { ($0 + (random >> 40) % 60_000) / speed } ?? .max
+        kick = nil
+        while position < Self.end {
+            let rip = 0x1000 + position % kind.loop
+            if debug.breakpoints.contains(where: { $0.address.rawValue == rip }) {
+                return .exit(.debug(stop))
+            }
+            guard budget > 0 else { return .interrupted }
+            budget -= 1
+            position += 1
+        }
+        return .exit(.hlt)
+    }
+
+    mutating func armKick(nanoseconds: UInt64) { kick = nanoseconds == 0 ? nil : nanoseconds }
+    mutating func progress() -> UInt64? { kind.hasCounter ? position : nil }
+    mutating func isQuiet() -> Bool { true }
+    mutating func stateDigest() -> Digest128 { Digest128(low: position) }
+    mutating func setGuestDebug(_ debug: GuestDebug) {
+        self.debug = debug
+        show()
+    }
+    mutating func restoreFlags(_ flags: UInt64) {}
+    mutating func settle() -> Settlement { .settled }
+    var isReadyForInterrupt: Bool { true }
+    mutating func interrupt(vector: UInt8) { injectedAt = position }
+    var registersPointer: UnsafePointer<GeneralRegisters> { unsafe UnsafePointer(registers) }
+    var systemRegistersPointer: UnsafePointer<SystemRegisters> { unsafe UnsafePointer(system) }
+
+    mutating func withIOData<Result, Failure: Error>(
+        _ body: (inout MutableRawSpan) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        var span = data.mutableSpan
+        // SAFETY: the elements are bytes: any pattern is one.
+        var bytes = unsafe span.mutableBytes
+        return try body(&bytes)
+    }
+
+    mutating func answerMSR(_ value: UInt64, fault: Bool) {}
+
+    func withPayload<Result, Failure: Error>(
+        _ body: (RawSpan) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        // SAFETY: the elements are bytes.
+        try unsafe body(data.span.bytes)
+    }
+
+    mutating func acknowledgeKick() -> Bool { true }
+    mutating func replaceRegistersAfterOut(_ registers: GeneralRegisters) -> Bool { false }
+}
+
+/// A world in which one interrupt is overdue at the first kick, or stands on a tape.
+private struct OneInterrupt: QuietWorld, PlainListener, ~Copyable {
+    var findings = Findings()
+    private let tape: Interruption?
+    private var isTaken = false
+
+    init(_ tape: Interruption?) { self.tape = tape }
+
+    mutating func hasInterrupt() -> Bool { tape != nil && !isTaken }
+    mutating func kickDelay() -> UInt64? { tape == nil && !isTaken ? 2_000_000 : nil }
+    mutating func hasOverdueInterrupt() -> Bool { !isTaken }
+    mutating func landmark() -> Landmark? { isTaken ? nil : tape?.landmark }
+    mutating func missed(_ miss: LandmarkMiss) { findings.miss = miss }
+
+    mutating func acknowledgeInterrupt() -> UInt8 {
+        isTaken = true
+        return 0x20
+    }
+
+    mutating func interruption(_ interruption: Interruption) -> Bool {
+        findings.interruption = interruption
+        return true
+    }
+
+    mutating func exit(
+        _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
+        registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
+        entered: UInt64, returned: UInt64
+    ) -> Bool { true }
+
+    mutating func answer(_ form: AnswerForm, _ bytes: UnsafeRawBufferPointer) -> Bool { true }
+    mutating func portOut(_ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer) {}
+    mutating func portIn(_ port: UInt16, size: Int, into bytes: UnsafeMutableRawBufferPointer) {}
+    mutating func memoryWrite(_ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer) {}
+    mutating func memoryRead(
+        _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
+    ) {}
+    mutating func readMSR(_ index: UInt32) -> UInt64? { nil }
+    mutating func writeMSR(_ index: UInt32, _ value: UInt64) -> Bool { false }
+
+    mutating func verdict(natural: Ending?, canWake: Bool) -> Verdict {
+        natural.map { .end($0) } ?? .go
+    }
+}
