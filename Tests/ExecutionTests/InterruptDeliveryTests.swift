@@ -210,6 +210,7 @@ private struct CPU: Processor, ~Copyable {
     private var runs: ArraySlice<Step>
     private var settling: ArraySlice<Settlement>
     private var readiness: ArraySlice<Bool>
+    private var hasRun = false
     private let registers = UnsafeMutablePointer<GeneralRegisters>.allocate(capacity: 1)
     private let system = UnsafeMutablePointer<SystemRegisters>.allocate(capacity: 1)
     private var data: [UInt8] = [0]
@@ -238,6 +239,9 @@ private struct CPU: Processor, ~Copyable {
     // SAFETY (whole type): both allocations live as long as self.
     mutating func run() throws(KVMError) -> RunResult {
         journal.note("run")
+        // An exit later it may be ready.
+        if hasRun { _ = readiness.popFirst() }
+        hasRun = true
         switch runs.popFirst() {
         case .exit(let exit, let flags):
             unsafe registers.pointee[.rflags] = flags
@@ -262,8 +266,6 @@ private struct CPU: Processor, ~Copyable {
     mutating func withIOData<Result, Failure: Error>(
         _ body: (inout MutableRawSpan) throws(Failure) -> Result
     ) throws(Failure) -> Result {
-        // An exit later it may be ready.
-        _ = readiness.popFirst()
         var span = data.mutableSpan
         // SAFETY: the elements are bytes: any pattern is one.
         var bytes = unsafe span.mutableBytes
