@@ -212,6 +212,7 @@ private struct CPU: PlainCPU, ~Copyable {
     private var runs: ArraySlice<Step>
     private var settling: ArraySlice<Settlement>
     private var readiness: ArraySlice<Bool>
+    private var hasRun = false
     private let registers = UnsafeMutablePointer<GeneralRegisters>.allocate(capacity: 1)
     private let system = UnsafeMutablePointer<SystemRegisters>.allocate(capacity: 1)
     private var data: [UInt8] = [0]
@@ -240,6 +241,9 @@ private struct CPU: PlainCPU, ~Copyable {
     // SAFETY (whole type): both allocations live as long as self.
     mutating func run() throws(KVMError) -> RunResult {
         journal.note("run")
+        // An exit later it may be ready.
+        if hasRun { _ = readiness.popFirst() }
+        hasRun = true
         switch runs.popFirst() {
         case .exit(let exit, let flags):
             unsafe registers.pointee[.rflags] = flags
