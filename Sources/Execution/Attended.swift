@@ -1,3 +1,4 @@
+public import Guest
 public import Machine
 public import Trace
 
@@ -84,6 +85,11 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     }
 
     /// Passed on to the world.
+    public mutating func deviceWrites(
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> [DeviceWrite] { try world.deviceWrites(memory) }
+
+    /// Passed on to the world.
     public mutating func completesInstruction() throws(ExecutionError) -> Bool {
         try world.completesInstruction()
     }
@@ -147,6 +153,11 @@ extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyab
     ) throws(ExecutionError) -> Bool {
         try listener.interruption(interruption)
     }
+    /// Passed on to the listener.
+    public mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool {
+        try listener.deviceWrite(write)
+    }
+
     /// Passed on to the listener.
     public mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool {
         try listener.completion(changes)

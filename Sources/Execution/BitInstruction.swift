@@ -69,7 +69,8 @@ enum BitInstruction: String, CaseIterable {
             flags &= ~FlagBits.arithmetic
             set(FlagBits.zero, a == 0)
         case .tzcnt, .lzcnt:
-            let unused = self == .lzcnt ? a.leadingZeroBitCount - (64 - width) : a.trailingZeroBitCount
+            let unused =
+                self == .lzcnt ? a.leadingZeroBitCount - (64 - width) : a.trailingZeroBitCount
             result = UInt64(min(width, unused))
             set(FlagBits.carry, a == 0)
             set(FlagBits.zero, result == 0)

@@ -1,5 +1,6 @@
 public import Devices
 internal import Glibc
+public import Guest
 public import Machine
 public import Trace
 
@@ -123,11 +124,23 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func verdict(
         natural: Ending?, canWake: Bool
     ) throws(ExecutionError) -> Verdict {
-        if outcome != .none { return .end(takeOutcome()) }
+        if outcome != .none {
+            return outcome == .directMemory ? .transfer : .end(takeOutcome())
+        }
         guard let natural else { return .go }
         advance()
         if natural.reason == .halted, canWake, idle() { return .go }
         return .end(natural)
+    }
+
+    /// Serves the device that asked for it.
+    public mutating func deviceWrites(
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> [DeviceWrite] {
+        outcome = .none
+        var access = DeviceMemory(memory)
+        try devices.transfer(with: &access)
+        return access.writes
     }
 
     /// Whether that was asked for.

@@ -106,7 +106,7 @@ extension RunLoop {
             next = try side.landmark()
         }
         // A tape may end here: the guest never exited again, or the recorder was killed.
-        return try outcome(&side, natural: nil, canWake: false)
+        return try outcome(&side, natural: nil, canWake: false, memory: memory)
     }
 
     private mutating func reachOne<CPU, Side>(

@@ -52,7 +52,8 @@ public enum PageWalk {
         for level in stride(from: levels - 1, through: 0, by: -1) {
             let shift = 12 + level * indexBits
             let isPointerTable = level == 2 && levels == 3
-            let index = linear >> UInt64(shift) & (isPointerTable ? 3 : (1 << UInt64(indexBits)) - 1)
+            let indexMask: UInt64 = isPointerTable ? 3 : (1 << UInt64(indexBits)) - 1
+            let index = linear >> UInt64(shift) & indexMask
             let entryAddress = GuestPhysicalAddress(table &+ index * UInt64(entryBytes))
             var entry: UInt64 = 0
             // SAFETY: the host pointer covers `entryBytes`, and the entry has room for 8.

@@ -43,6 +43,17 @@ public struct Recorder: RunListener, ~Copyable {
         return true
     }
 
+    /// Records the write.
+    public mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool {
+        do throws(TraceError) {
+            // SAFETY: the buffer is the array's, alive through the call.
+            try unsafe write.bytes.span.withUnsafeBytes { bytes throws(TraceError) in
+                try unsafe writer.deviceWrite(address: write.address, bytes)
+            }
+        } catch { throw .trace(error) }
+        return true
+    }
+
     /// Records the interrupt.
     public mutating func interruption(
         _ interruption: Interruption

@@ -28,6 +28,9 @@ public protocol RunListener: ~Copyable {
     /// The instruction of the exit before was completed; these are the changes.
     mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool
 
+    /// A device puts bytes in RAM at the exit before.
+    mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool
+
     /// An interrupt is about to be injected at the exit before.
     mutating func interruption(_ interruption: Interruption) throws(ExecutionError) -> Bool
 }
@@ -53,6 +56,9 @@ public struct NoListener: RunListener {
 
     /// Ignores the completion.
     public mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool { true }
+
+    /// Ignores the write.
+    public mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool { true }
 
     /// Ignores the interrupt.
     public mutating func interruption(

@@ -71,7 +71,9 @@ public struct RunLoop: ~Copyable {
         guard exitLimit > 0 else { return .exitLimit }
         // A tape may end before the first exit: a guest that never exits was cut off, or the
         // recorder was killed. Such a guest must not be entered, for it would not come back.
-        if let outcome = try outcome(&side, natural: nil, canWake: false) { return outcome }
+        if let outcome = try outcome(&side, natural: nil, canWake: false, memory: memory) {
+            return outcome
+        }
         while true {
             let entered = HostThread.timestamp()
             let step: RunStep
@@ -134,7 +136,9 @@ public struct RunLoop: ~Copyable {
         exitCount += 1
         // SAFETY: the page's registers do not change before the next run.
         let canWake = unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0
-        if let outcome = try outcome(&side, natural: natural, canWake: canWake) { return outcome }
+        if let outcome = try outcome(&side, natural: natural, canWake: canWake, memory: memory) {
+            return outcome
+        }
         if exitCount >= exitLimit { return .exitLimit }
         if let reason = stop.reason { return .stopped(reason, isInMidFlight: false) }
         return nil
@@ -142,13 +146,35 @@ public struct RunLoop: ~Copyable {
 
     /// What the world says of going on; nil: the guest does.
     @inline(__always)
-    func outcome<Side: World & ~Copyable>(
-        _ side: inout Side, natural: Ending?, canWake: Bool
+    func outcome<Side: World & RunListener & ~Copyable>(
+        _ side: inout Side, natural: Ending?, canWake: Bool, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome? {
         switch try side.verdict(natural: natural, canWake: canWake) {
-        case .go: nil
-        case .end(let ending): .ended(ending)
-        case .endOfTape: .endOfTape
+        case .go: return nil
+        case .end(let ending): return .ended(ending)
+        case .endOfTape: return .endOfTape
+        case .transfer: return try transfer(&side, memory: memory)
+        }
+    }
+
+    /// Makes what devices write to RAM, and tells of it; nil: the guest runs on.
+    @inline(never)
+    private func transfer<Side: World & RunListener & ~Copyable>(
+        _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> LoopOutcome? {
+        while true {
+            for write in try side.deviceWrites(memory) {
+                guard try side.deviceWrite(write) else { return .endedByListener }
+                do throws(GuestError) {
+                    try memory.write(write.address, write.bytes[...])
+                } catch { throw .guest(error) }
+            }
+            switch try side.verdict(natural: nil, canWake: false) {
+            case .go: return nil
+            case .end(let ending): return .ended(ending)
+            case .endOfTape: return .endOfTape
+            case .transfer: continue
+            }
         }
     }
 
@@ -208,7 +234,7 @@ public struct RunLoop: ~Copyable {
             return try reach(landmark, &cpu, &side, memory: memory)
         }
         // A tape may end here: the guest never exited again, or the recorder was killed.
-        return try outcome(&side, natural: nil, canWake: false)
+        return try outcome(&side, natural: nil, canWake: false, memory: memory)
     }
 
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.

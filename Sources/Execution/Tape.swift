@@ -1,4 +1,5 @@
 internal import Glibc
+public import Guest
 public import Machine
 public import Trace
 
@@ -112,6 +113,15 @@ public struct Tape: World, RunListener, ~Copyable {
         try compare(unsafe encoder.completion(changes, into: row))
     }
 
+    /// Compares the write, which was taken from the very row.
+    public mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool {
+        // SAFETY: the buffer is the array's, alive through the call.
+        let length = unsafe write.bytes.withUnsafeBytes { bytes in
+            unsafe encoder.deviceWrite(address: write.address, bytes, into: row)
+        }
+        return try compare(length)
+    }
+
     /// Compares the interrupt, which was taken from the very row.
     public mutating func interruption(
         _ interruption: Interruption
@@ -141,6 +151,15 @@ public struct Tape: World, RunListener, ~Copyable {
             try unsafe fill(bytes, .cpuid)
         }
         return answer
+    }
+
+    /// Gives the recorded write that is next.
+    public mutating func deviceWrites(
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> [DeviceWrite] {
+        // SAFETY: the bytes are copied before the tape moves.
+        guard let write = try unsafe peek()?.deviceWrite else { return [] }
+        return unsafe [DeviceWrite(address: write.address, bytes: Array(write.data))]
     }
 
     /// An instruction is completed where the tape has a completion next.
@@ -251,7 +270,9 @@ public struct Tape: World, RunListener, ~Copyable {
         natural: Ending?, canWake: Bool
     ) throws(ExecutionError) -> Verdict {
         guard let next = try unsafe peek() else { return .endOfTape }
-        guard unsafe next.kind == .end, let end = unsafe next.end else { return .go }
+        guard unsafe next.kind == .end, let end = unsafe next.end else {
+            return unsafe next.kind == .deviceWrite ? .transfer : .go
+        }
         return .end(
             Ending(
                 end.event.reason, guestStatus: end.event.guestStatus,

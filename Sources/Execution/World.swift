@@ -1,3 +1,4 @@
+public import Guest
 public import Machine
 public import Trace
 
@@ -24,6 +25,8 @@ public enum Verdict: Equatable, Sendable {
     case go
     /// The run ends here.
     case end(Ending)
+    /// A device wants to reach RAM: ``World/deviceWrites(_:)`` comes first, then another verdict.
+    case transfer
     /// The tape ends here, and does not say why: an incomplete recording.
     case endOfTape
 }
@@ -75,6 +78,13 @@ public protocol World: ~Copyable {
     ///     CPU, a triple fault); nil for an exit that can be answered.
     ///   - canWake: interrupts are enabled, so that a HLT can be waited out.
     mutating func verdict(natural: Ending?, canWake: Bool) throws(ExecutionError) -> Verdict
+
+    /// What a device puts in RAM at this exit, in order; asked for by ``Verdict/transfer``.
+    ///
+    /// The caller makes the writes, whether or not the device has made them already.
+    mutating func deviceWrites(
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> [DeviceWrite]
 
     /// Whether an instruction that KVM could not emulate may be completed: at the exit that has
     /// just been listened to.

@@ -103,6 +103,10 @@ struct TimedRecorder: RunListener, ~Copyable {
         return goesOn
     }
 
+    mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool {
+        try recorder.deviceWrite(write)
+    }
+
     mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool {
         try recorder.completion(changes)
     }

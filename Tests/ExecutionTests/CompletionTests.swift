@@ -319,7 +319,7 @@ import Trace
         let fresh = try Self.paged(0x03, 0x03, upper: 0x07)
         #expect(
             changes(Self.load, Self.storing, system: Self.paging(), memory: fresh) == [
-                .register(.rip, 0x1005), .register(.rflags, 0x42),
+                .register(.rax, 0), .register(.rip, 0x1005), .register(.rflags, 0x42),
                 .memory(GuestPhysicalAddress(0x8000), [0x27]),
                 .memory(GuestPhysicalAddress(0x9000), [0x27]),
                 .memory(GuestPhysicalAddress(0xA000), [0x27]),

@@ -24,7 +24,9 @@ import Trace
             behaviour: HostBehaviour(), exitLimit: exitLimit, stop: StopRequest())
         let memory = try GuestMemory(layout: RAMLayout(lengthInBytes: 1 << 20))
         let outcome = try loop.run(&cpu, &side, memory: memory)
-        return (outcome, journal.entries)
+        // Whether the run may begin at all is asked first.
+        #expect(journal.entries.first == "verdict")
+        return (outcome, Array(journal.entries.dropFirst()))
     }
 
     private let halted = LoopOutcome.ended(Ending(.halted))
@@ -177,7 +179,7 @@ private final class Journal {
 
 /// A CPU that exits as it is told and writes down what is done to it.
 @safe
-private struct CPU: Processor, ~Copyable {
+private struct CPU: PlainCPU, ~Copyable {
     enum Step {
         case exit(Exit, flags: UInt64)
         case interrupted
@@ -217,7 +219,7 @@ private struct CPU: Processor, ~Copyable {
 
     /// - Parameters:
     ///   - settling: what settling comes to, one after the other; then it is settled.
-    ///   - readiness: what it says when settled, one after the other; then it is ready.
+    ///   - readiness: what it says when settled, time after time; then it is ready.
     init(
         _ journal: Journal, _ runs: [Step], settling: [Settlement], readiness: [Bool]
     ) {
@@ -249,10 +251,12 @@ private struct CPU: Processor, ~Copyable {
 
     mutating func settle() throws(KVMError) -> Settlement {
         journal.note("settle")
-        return settling.popFirst() ?? .settled
+        if let step = settling.popFirst() { return step }
+        isReadyForInterrupt = readiness.popFirst() ?? true
+        return .settled
     }
 
-    var isReadyForInterrupt: Bool { readiness.first ?? true }
+    private(set) var isReadyForInterrupt = true
 
     mutating func interrupt(vector: UInt8) throws(KVMError) { journal.note("interrupt", vector) }
 
@@ -262,8 +266,6 @@ private struct CPU: Processor, ~Copyable {
     mutating func withIOData<Result, Failure: Error>(
         _ body: (inout MutableRawSpan) throws(Failure) -> Result
     ) throws(Failure) -> Result {
-        // An exit later it may be ready.
-        _ = readiness.popFirst()
         var span = data.mutableSpan
         // SAFETY: the elements are bytes: any pattern is one.
         var bytes = unsafe span.mutableBytes
@@ -290,7 +292,7 @@ private struct CPU: Processor, ~Copyable {
 }
 
 /// A world in which interrupts wait from the start, and a listener.
-private struct Side: World, RunListener, ~Copyable {
+private struct Side: PlainWorld, PlainListener, ~Copyable {
     private let journal: Journal
     private var interrupts: [UInt8]
     /// How many HLTs are waited out.

@@ -200,7 +200,7 @@ import Testing
 }
 
 /// A world with one interrupt, which waits from the first exit on.
-private struct InterruptingWorld: World, ~Copyable {
+private struct InterruptingWorld: PlainWorld, ~Copyable {
     private var exits = 0
     private var isTaken = false
 

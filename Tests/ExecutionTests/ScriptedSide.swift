@@ -122,6 +122,12 @@ struct ScriptedSide: World, RunListener, ~Copyable {
         CPUIDAnswer(eax: function, ebx: index, ecx: 3, edx: 4)
     }
 
+    mutating func deviceWrites(
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> [DeviceWrite] { [] }
+
+    mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool { true }
+
     mutating func completesInstruction() throws(ExecutionError) -> Bool { hasCompletions }
 
     mutating func changesToMake(_ carriedOut: [Change]?) throws(ExecutionError) -> [Change]? {

@@ -52,6 +52,7 @@ struct LiveGuest {
             configuration.clock == .host ? UInt64(max(0, time(nil))) : Self.virtualStartDate
         let machine =
             options.machine?.machine ?? (configuration.plan.kind == .firmware ? .pc : .bare)
+        pc.offersFirmwareDMA = true
         pc.keys = Array(options.keys.utf8)
         let console = console
         return try attempt { () throws(LiveGuestError) in
@@ -59,6 +60,9 @@ struct LiveGuest {
             if let file {
                 do throws(GuestError) {
                     input = ConsoleInput(bytes: try GuestFile(path: file).bytes)
+                } catch where error.kind == .empty {
+                    // Nothing to type is something to say: --input /dev/null.
+                    input = ConsoleInput()
                 } catch { throw .guest(error) }
             } else {
                 input = console?.input() ?? ConsoleInput()
