@@ -93,7 +93,11 @@ extension GuestCPU: Processor {
     /// Kicks this CPU after a time; 0 takes that back.
     public mutating func armKick(nanoseconds: UInt64) throws(KVMError) {
         if timer == nil { timer = try pending?.makeKickTimer() }
-        if nanoseconds == 0 { try timer?.disarm() } else { try timer?.arm(nanoseconds: nanoseconds) }
+        if nanoseconds == 0 {
+            try timer?.disarm()
+        } else {
+            try timer?.arm(nanoseconds: nanoseconds)
+        }
     }
 
     /// KVM's count of emulated instructions, where that is a count of all in ring 0; the CPU must

@@ -40,7 +40,6 @@ struct PCGuestTests {
         #expect(tape.outcome.report.ending == Ending(.halted))
         // It has no exits but those of its handler and of its beginning and end.
         #expect(tape.outcome.report.midFlight.landmarks >= 90)
-        #expect(try tape.vectors().allSatisfy { $0 == 0x20 })
         #expect(try tape.replay(host) == .identical)
     }
 
