@@ -79,7 +79,7 @@ struct Findings {
 
 /// A CPU that runs a loop between an OUT and a HLT, and can be kicked, stepped and stopped.
 @safe
-private struct LoopingCPU: Processor, ~Copyable {
+private struct LoopingCPU: PlainCPU, ~Copyable {
     private static let end: UInt64 = 9000
     private let kind: MidFlightTests.Kind
     private var random: UInt64
