@@ -79,7 +79,7 @@ struct Findings {
 
 /// A CPU that runs a loop between an OUT and a HLT, and can be kicked, stepped and stopped.
 @safe
-private struct LoopingCPU: Processor, ~Copyable {
+private struct LoopingCPU: PlainCPU, ~Copyable {
     private static let end: UInt64 = 9000
     private let kind: MidFlightTests.Kind
     private var random: UInt64
@@ -181,7 +181,7 @@ private struct LoopingCPU: Processor, ~Copyable {
 }
 
 /// A world in which one interrupt is overdue at the first kick, or stands on a tape.
-private struct OneInterrupt: QuietWorld, RunListener, ~Copyable {
+private struct OneInterrupt: QuietWorld, PlainListener, ~Copyable {
     var findings = Findings()
     private let tape: Interruption?
     private var isTaken = false
