@@ -105,8 +105,14 @@ struct LandmarkSearch: Sendable {
             min(nanosecondsPerInstruction, nanoseconds / instructions))
     }
 
-    /// The next move; `count` is the progress counter's value where there is one.
-    mutating func next(count: UInt64?, isAtBreakpoint: Bool) -> Move {
+    /// The next move.
+    ///
+    /// - Parameters:
+    ///   - count: the progress counter's value where there is one.
+    ///   - isFlat: addresses in code are linear ones, now and at the landmark: 64-bit code. Elsewhere
+    ///     the code segment can have changed by then (firmware goes from protected to real mode and
+    ///     back), and a breakpoint would stand at the wrong place: the guest is stepped.
+    mutating func next(count: UInt64?, isAtBreakpoint: Bool, isFlat: Bool = true) -> Move {
         guard let target = landmark.progress, let count else {
             return isAtBreakpoint ? step() : .runToBreakpoint
         }
@@ -123,12 +129,13 @@ struct LandmarkSearch: Sendable {
             forcedSteps -= 1
             return step()
         }
-        guard left > Self.guardedInstructions else { return .runToBreakpoint }
+        guard left > Self.guardedInstructions else { return isFlat ? .runToBreakpoint : step() }
         // Two thirds of the way at the fastest that was seen; no overflow, whatever the trace says.
         let free = min(left - Self.guardedInstructions / 2, 1 << 32)
         let slice = free * nanosecondsPerInstruction * 2 / 3
         return .coast(
-            nanoseconds: max(slice, Self.shortestSlice), isGuarded: earlyHits < Self.hotHits)
+            nanoseconds: max(slice, Self.shortestSlice),
+            isGuarded: isFlat && earlyHits < Self.hotHits)
     }
 
     private mutating func step() -> Move {

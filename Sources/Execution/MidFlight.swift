@@ -201,7 +201,10 @@ extension RunLoop {
                     return .found
                 }
             }
-            let move = search.next(count: count, isAtBreakpoint: isAtBreakpoint)
+            // SAFETY: the page's registers do not change before the next run.
+            let isFlat = unsafe cpu.systemRegistersPointer.pointee.mode == .long
+            let move = search.next(
+                count: count, isAtBreakpoint: isAtBreakpoint, isFlat: isFlat)
             var wanted = GuestDebug.off
             switch move {
             case .giveUp:

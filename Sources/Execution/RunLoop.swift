@@ -459,7 +459,11 @@ public struct RunLoop: ~Copyable {
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Side: RunListener & ~Copyable {
         let rewind: UInt8
-        if case .hlt = exit { unsafe rewind = finder.rewindOfHLT(system: system) } else { rewind = 0 }
+        if case .hlt = exit {
+            unsafe rewind = finder.rewindOfHLT(system: system)
+        } else {
+            rewind = 0
+        }
         var wordCount = 0
         switch exit {
         case .internalError(let error):
@@ -506,13 +510,15 @@ public struct RunLoop: ~Copyable {
                 return try cpu.withPayload { payload throws(ExecutionError) in
                     try unsafe payload.withUnsafeBytes { bytes throws(ExecutionError) in
                         try unsafe side.exit(
-                            .other(exit.reason, data: bytes), flags: [], rewind: 0, registers: registers,
+                            .other(exit.reason, data: bytes), flags: [], rewind: 0,
+                            registers: registers,
                             system: system, entered: entered, returned: returned)
                     }
                 }
             }
             return try unsafe side.exit(
-                detail, flags: [], rewind: rewind, registers: registers, system: system, entered: entered,
+                detail, flags: [], rewind: rewind, registers: registers, system: system,
+                entered: entered,
                 returned: returned)
         }
     }

@@ -60,7 +60,7 @@ struct LiveGuest {
             if let file {
                 do throws(GuestError) {
                     input = ConsoleInput(bytes: try GuestFile(path: file).bytes)
-                } catch where error.kind == .empty {
+                } catch  where error.kind == .empty {
                     // Nothing to type is something to say: --input /dev/null.
                     input = ConsoleInput()
                 } catch { throw .guest(error) }
