@@ -127,6 +127,10 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
 }
 
 extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyable {
+    /// Whether the listener does.
+    @inline(__always)
+    public static var isListening: Bool { Listener.isListening }
+
     /// Passed on to the listener.
     @inline(__always)
     public mutating func exit(

@@ -159,6 +159,11 @@ extension GuestCPU: Processor {
         }
     }
 
+    /// Fetches segment and control registers where they are not synchronised.
+    public mutating func refreshSystemRegisters() throws(KVMError) {
+        try pending?.refreshSystemRegisters()
+    }
+
     /// The bytes of the last port access.
     @inline(__always)
     public mutating func withIOData<Result, Failure: Error>(

@@ -29,7 +29,7 @@ public struct GuestMachine: ~Copyable {
     /// The calling thread is the one that must run it (KVM binds kicks to it).
     public init(
         hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry],
-        rewriting: Rewriting = Rewriting()
+        rewriting: Rewriting = Rewriting(), isListenedTo: Bool = true
     ) throws(ExecutionError) {
         let memory = try guest { () throws(GuestError) in
             try GuestMemory(layout: plan.ram, romLengthInBytes: plan.romLengthInBytes)
@@ -39,7 +39,7 @@ public struct GuestMachine: ~Copyable {
         let machine = try Self.makeMachine(hypervisor, memory)
         var cpu = try kvm { () throws(KVMError) in
             // Events too would cost 1 % of an exit, and no exit needs them.
-            try machine.createCPU(synchronisation: [.general, .system])
+            try machine.createCPU(synchronisation: isListenedTo ? [.general, .system] : .general)
         }
         let initial = try kvm { () throws(KVMError) in
             try cpu.setCPUID(cpuid)

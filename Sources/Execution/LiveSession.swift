@@ -60,7 +60,7 @@ public struct RunSession: ~Copyable {
         let cpuid = try host.guestCPUID()
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid,
-            rewriting: Rewriting(configuration, host))
+            rewriting: Rewriting(configuration, host), isListenedTo: false)
         cpu = try VCPUPlacement.choose(configuration.cpu)
         self.machine = machine
         side = Attended(
@@ -249,6 +249,7 @@ extension GuestMachine {
         let outcome = try run(&loop, &side)
         let end = HostThread.monotonicNanoseconds()
         extendLifetime(pin)
+        try kvm { () throws(KVMError) in try self.cpu.refreshSystemRegisters() }
         let registers = currentRegisters
         let system = currentSystemRegisters
         var fault: CPUFault?

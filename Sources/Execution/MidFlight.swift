@@ -38,6 +38,9 @@ extension RunLoop {
             if let delay = try side.kickDelay() { try armKick(&cpu, nanoseconds: delay) }
             return nil
         }
+        if !Side.isListening {
+            try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }
+        }
         // SAFETY: the page's registers do not change before the next run.
         let registers = unsafe cpu.registersPointer.pointee
         let isRing3 = unsafe cpu.systemRegistersPointer.pointee.cpl == 3

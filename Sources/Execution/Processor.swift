@@ -28,6 +28,9 @@ public protocol Processor: ~Copyable {
     ) throws(Failure) -> Result
     /// Withdraws a kick; whether there was one.
     mutating func acknowledgeKick() -> Bool
+    /// Makes ``systemRegistersPointer`` hold good now, where the CPU does not keep it so at every
+    /// exit (it does where somebody listens).
+    mutating func refreshSystemRegisters() throws(KVMError)
     /// Finishes what the last exit left pending, or gives back a further exit, which is an ordinary
     /// one: answer it and settle again.
     mutating func settle() throws(KVMError) -> Settlement
@@ -63,6 +66,11 @@ public protocol Processor: ~Copyable {
 }
 
 /// A CPU that cannot be interrupted in mid-flight: no place is allowed.
+extension Processor where Self: ~Copyable {
+    /// Nothing: they always do.
+    public mutating func refreshSystemRegisters() throws(KVMError) {}
+}
+
 extension Processor where Self: ~Copyable {
     /// Does nothing: no kick comes.
     public mutating func armKick(nanoseconds: UInt64) throws(KVMError) {}

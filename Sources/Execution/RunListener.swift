@@ -6,6 +6,10 @@ public import Trace
 /// Called on the vCPU thread, in the order in which things happen. Pointers are valid during the
 /// call. Returning false ends the run.
 public protocol RunListener: ~Copyable {
+    /// Whether anybody listens: else exits are not prepared for it, and the vCPU need not keep
+    /// system registers at hand.
+    static var isListening: Bool { get }
+
     /// A numbered exit.
     ///
     /// - Parameters:
@@ -35,8 +39,18 @@ public protocol RunListener: ~Copyable {
     mutating func interruption(_ interruption: Interruption) throws(ExecutionError) -> Bool
 }
 
+extension RunListener where Self: ~Copyable {
+    /// Somebody does.
+    @inline(__always)
+    public static var isListening: Bool { true }
+}
+
 /// Nobody listens: `vmtape run`.
 public struct NoListener: RunListener {
+    /// Nobody.
+    @inline(__always)
+    public static var isListening: Bool { false }
+
     /// Makes a listener that ignores everything.
     public init() {}
 

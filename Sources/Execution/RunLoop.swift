@@ -271,10 +271,15 @@ public struct RunLoop: ~Copyable {
         let system = unsafe cpu.systemRegistersPointer
         let isWrite = io.direction == .output
         let size = Int(io.size)
-        let rewind = unsafe finder.rewind(
-            portAccess: isWrite ? .output : .input, port: io.port, size: size,
-            count: Int(io.count), registers: registers, system: system, memory: memory)
-        if isWrite, traps.mayBe(io),
+        let mayBeTrap = isWrite && traps.mayBe(io)
+        var rewind: UInt8 = 0
+        if Side.isListening || mayBeTrap {
+            if !Side.isListening { try refresh(&cpu) }
+            rewind = unsafe finder.rewind(
+                portAccess: isWrite ? .output : .input, port: io.port, size: size,
+                count: Int(io.count), registers: registers, system: system, memory: memory)
+        }
+        if mayBeTrap,
             let trapped = unsafe traps.instruction(
                 at: registers.pointee.rip &- UInt64(rewind), io, system: system.pointee,
                 memory: memory)
@@ -314,9 +319,11 @@ public struct RunLoop: ~Copyable {
         let registers = unsafe cpu.registersPointer
         let system = unsafe cpu.systemRegistersPointer
         let length = Int(mmio.size)
-        let rewind = unsafe finder.rewind(
-            memoryAccess: mmio.isWrite, length: length, registers: registers, system: system,
-            memory: memory)
+        let rewind =
+            Side.isListening
+            ? unsafe finder.rewind(
+                memoryAccess: mmio.isWrite, length: length, registers: registers, system: system,
+                memory: memory) : 0
         var value = mmio.isWrite ? cpu.mmioValue : 0
         guard
             try unsafe side.exit(
@@ -340,11 +347,20 @@ public struct RunLoop: ~Copyable {
         return isAnswered
     }
 
+    /// Puts system registers on the page in a run that nobody listens to, where an exit needs them.
+    @inline(never)
+    private func refresh<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU
+    ) throws(ExecutionError) {
+        try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }
+    }
+
     @inline(never)
     private mutating func handleOther<CPU, Side>(
         _ cpu: inout CPU, _ side: inout Side, entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        if !Side.isListening { try refresh(&cpu) }
         let registers = unsafe cpu.registersPointer
         let system = unsafe cpu.systemRegistersPointer
         switch other {

@@ -147,6 +147,16 @@ public struct PendingCPU: ~Copyable {
         unsafe registers.pointee.words[38] = 0
     }
 
+    /// Puts segment and control registers on the page where the CPU was not asked to synchronise
+    /// them (KVM_GET_SREGS); nothing to do where it was.
+    public mutating func refreshSystemRegisters() throws(KVMError) {
+        guard !core.synchronised.contains(.system), !core.fetched.contains(.system) else { return }
+        // SAFETY: the area of the page has the size that the kernel writes.
+        try KVMError.check(
+            unsafe ckvm_get_sregs(core.descriptor.number, core.page.systemRegisters),
+            "KVM_GET_SREGS")
+    }
+
     // MARK: What the page says
 
     // Of what the CPU was not asked to synchronise, the page holds nothing of use.
