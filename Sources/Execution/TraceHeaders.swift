@@ -26,7 +26,9 @@ extension TraceHeader {
                 properties: [
                     Property("tsc", configuration.rewritesTimeStamp ? "rewrite" : "native"),
                     Property("clock", configuration.clock.name),
-                    Property("interrupts", "at exits"),
+                    Property(
+                        "interrupts",
+                        configuration.clock == .host ? "at exits, or in mid-flight" : "at exits"),
                     Property("completions", configuration.completesInstructions ? "on" : "off"),
                 ] + rewriting.traps.properties),
             requestedCPUID: requestedCPUID, observedCPUID: observedCPUID, hostFacts: host,
