@@ -17,15 +17,11 @@ struct SymbolOptions: ParsableArguments {
     @Flag(name: .customLong("no-symbols"), help: "Show addresses as numbers alone.")
     var isOff = false
 
-    /// Names from the files given, then from the images the trace holds.
+    /// Names from the images the trace holds, then from the files given: a file of another build is
+    /// warned of by its build-id, and names what the images do not.
     func makeNames(_ sources: TraceSources) throws(CommandFailure) -> AddressNames {
         if isOff { return AddressNames() }
         let symbolizer = Symbolizer()
-        for file in files {
-            do throws(SymbolError) { try symbolizer.addFile(argument: file) } catch {
-                throw CommandFailure.couldNot(error)
-            }
-        }
         if let plan = sources.plan, plan.image.starts(with: [0x7F, 0x45, 0x4C, 0x46]) {
             do throws(SymbolError) {
                 try symbolizer.addGuestImage(
@@ -34,6 +30,11 @@ struct SymbolOptions: ParsableArguments {
             } catch .noSymbols {
                 // A stripped image is common, and its addresses are shown as they are.
             } catch { Message.note("\(error)") }
+        }
+        for file in files {
+            do throws(SymbolError) { try symbolizer.addFile(argument: file) } catch {
+                throw CommandFailure.couldNot(error)
+            }
         }
         for warning in symbolizer.warnings { Message.note("\(warning)") }
         return AddressNames(symbolizer)
