@@ -38,10 +38,24 @@ public struct RewriteTraps: Equatable, Sendable {
         at rip: UInt64, _ io: PortIO, system: SystemRegisters, memory: borrowing GuestMemory
     ) -> Instruction? {
         let port = UInt8(truncatingIfNeeded: io.port)
-        let bytes = PageWalk.read(
-            PageWalk.linearRIP(rip, system: system), count: 2, system: system, memory: memory)
-        guard bytes == [Self.outOpcode, port] else { return nil }
+        let start = PageWalk.linearRIP(rip, system: system).rawValue
+        // Byte by byte, without the array that PageWalk.read makes: guests read the TSC in loops.
+        guard Self.byte(at: start, system, memory) == Self.outOpcode,
+            Self.byte(at: start &+ 1, system, memory) == port
+        else { return nil }
         return port == timeStampPort ? .timeStamp : .cpuid
+    }
+
+    private static func byte(
+        at linear: UInt64, _ system: SystemRegisters, _ memory: borrowing GuestMemory
+    ) -> UInt8? {
+        guard
+            let place = PageWalk.translate(
+                GuestVirtualAddress(linear), system: system, memory: memory),
+            let host = unsafe memory.host(place.address, count: 1)
+        else { return nil }
+        // SAFETY: the host pointer covers the one byte.
+        return unsafe host.load(as: UInt8.self)
     }
 
     /// OUT imm8, AL (Intel SDM vol. 2, OUT).
