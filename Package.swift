@@ -56,7 +56,7 @@ let package = Package(
         module("Trace", ["CLZ4", "CXXHash", "Machine"]),
         module("Guest", ["CElf", "CZlib", "CXXHash", "Machine"]),
         module("Devices", ["Machine"]),
-        module("Symbols", ["CDemangle", "CElf", "Machine"]),
+        module("Symbols", ["CDemangle", "CElf", "Disassembly", "Machine"]),
 
         // Top: what puts them together.
         module("Execution", ["Devices", "Disassembly", "Guest", "KVM", "Machine", "Trace"]),
