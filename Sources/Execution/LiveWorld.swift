@@ -45,7 +45,7 @@ public struct LiveWorld: World, ~Copyable {
     /// An exit was made: time passes, and devices are brought up to it.
     @inline(__always)
     private mutating func advance() {
-        guard devices.machine == .pc else { return }
+        guard devices.machine.isPC else { return }
         clock.tick()
         devices.advance(to: clock.nanoseconds)
     }
@@ -167,7 +167,7 @@ public struct LiveWorld: World, ~Copyable {
     /// Only under the host's clock: with a virtual one a run is to be the same every time.
     @inline(__always)
     public mutating func kickDelay() throws(ExecutionError) -> UInt64? {
-        guard devices.machine == .pc, clock.isHost else { return nil }
+        guard devices.machine.isPC, clock.isHost else { return nil }
         if devices.hasInterrupt { return Self.patienceNanoseconds }
         guard let deadline = devices.nextDeadline else { return nil }
         let now = clock.nanoseconds
@@ -176,7 +176,7 @@ public struct LiveWorld: World, ~Copyable {
 
     /// Lets time pass, and looks whether an interrupt has waited too long.
     public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool {
-        guard devices.machine == .pc, clock.isHost else { return false }
+        guard devices.machine.isPC, clock.isHost else { return false }
         let wasWaiting = devices.hasInterrupt
         let deadline = devices.nextDeadline
         advance()
