@@ -40,7 +40,7 @@ extension DeviceSet {
             guard configuration.machine.hasAPIC else { return list }
             return list + [
                 DeviceDescription(name: "82093aa", base: "memory 0xfec00000"),
-                DeviceDescription(name: "local-apic", base: "memory 0xfee00000"),
+                DeviceDescription(name: DeviceDescription.localAPIC, base: "memory 0xfee00000"),
             ]
         }
     }

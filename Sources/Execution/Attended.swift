@@ -101,6 +101,14 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
 
     /// Passed on to the world.
     @inline(__always)
+    public mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError) {
+        try world.processorHolds(taskPriorityClass: taskPriorityClass, apicBase: apicBase)
+    }
+
+    /// Passed on to the world.
+    @inline(__always)
     public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
         try world.hasInterrupt()
     }

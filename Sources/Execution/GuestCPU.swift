@@ -184,6 +184,25 @@ extension GuestCPU: Processor {
         set { pending?.mmioValue = newValue }
     }
 
+    /// CR8 on the run page.
+    public var taskPriorityClass: UInt64 {
+        get {
+            switch pending {
+            case .some(let cpu): return cpu.cr8
+            case .none: Self.gone()
+            }
+        }
+        set { pending?.cr8 = newValue }
+    }
+
+    /// IA32_APIC_BASE on the run page.
+    public var apicBase: UInt64 {
+        switch pending {
+        case .some(let cpu): return cpu.apicBase
+        case .none: Self.gone()
+        }
+    }
+
     /// Answers an MSR access.
     public mutating func answerMSR(_ value: UInt64, fault: Bool) {
         pending?.answerMSR(value, fault: fault)

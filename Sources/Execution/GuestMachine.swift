@@ -21,6 +21,8 @@ public struct GuestMachine: ~Copyable {
     public let kicker: Kicker
     /// Which OUTs stand for rewritten instructions.
     let traps: RewriteTraps
+    /// The world has a local APIC, so that CR8 is more than a number.
+    let hasLocalAPIC: Bool
     /// The image says what of it is code: what is rewritten there is all that it begins with.
     let isCodeKnown: Bool
 
@@ -29,7 +31,7 @@ public struct GuestMachine: ~Copyable {
     /// The calling thread is the one that must run it (KVM binds kicks to it).
     public init(
         hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry],
-        rewriting: Rewriting = Rewriting(), isListenedTo: Bool = true
+        rewriting: Rewriting = Rewriting(), isListenedTo: Bool = true, hasLocalAPIC: Bool = false
     ) throws(ExecutionError) {
         let memory = try guest { () throws(GuestError) in
             try GuestMemory(layout: plan.ram, romLengthInBytes: plan.romLengthInBytes)
@@ -49,6 +51,7 @@ public struct GuestMachine: ~Copyable {
         }
         (observedCPUID, registers, systemRegisters) = initial
         kicker = cpu.kicker
+        self.hasLocalAPIC = hasLocalAPIC
         traps = rewriting.traps
         isCodeKnown = !plan.code.isEmpty && plan.code.allSatisfy(\.isCertain)
         self.cpu = GuestCPU(cpu.begin())

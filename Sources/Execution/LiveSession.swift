@@ -57,10 +57,11 @@ public struct RunSession: ~Copyable {
     public init(
         host: borrowing Host, configuration: LiveConfiguration, devices: consuming DeviceSet
     ) throws(ExecutionError) {
-        let cpuid = try host.guestCPUID()
+        let cpuid = try host.guestCPUID(configuration, devices.machine)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid,
-            rewriting: Rewriting(configuration, host), isListenedTo: false)
+            rewriting: Rewriting(configuration, host), isListenedTo: false,
+            hasLocalAPIC: devices.machine.hasAPIC)
         cpu = try VCPUPlacement.choose(configuration.cpu)
         self.machine = machine
         side = Attended(
@@ -126,11 +127,11 @@ public struct RecordSession: ~Copyable {
         host: borrowing Host, configuration: LiveConfiguration, devices: consuming DeviceSet,
         recording: Recording
     ) throws(ExecutionError) {
-        let cpuid = try host.guestCPUID()
+        let cpuid = try host.guestCPUID(configuration, devices.machine)
         let rewriting = Rewriting(configuration, host)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid,
-            rewriting: rewriting)
+            rewriting: rewriting, hasLocalAPIC: devices.machine.hasAPIC)
         let registers = machine.registers
         let system = machine.systemRegisters
         // Without observed facts, two recordings must not differ by where they happened to run.
@@ -238,6 +239,7 @@ extension GuestMachine {
     ) throws(ExecutionError) -> RunReport {
         var loop = RunLoop(
             behaviour: behaviour, exitLimit: exitLimit, traps: traps, stop: stop)
+        loop.hasLocalAPIC = hasLocalAPIC
         let kicker = kicker
         let supervisor = Supervisor(
             supervision, request: stop, kick: { kicker.kick() }, abort: callbacks.abort,

@@ -112,9 +112,9 @@ public struct LiveWorld: World, ~Copyable {
         }
         guard var row else { return CPUIDAnswer(eax: 0, ebx: 0, ecx: 0, edx: 0) }
         if function == 1 {
-            // OSXSAVE shows CR4's bit 18, whatever the table says.
-            let isEnabled = system[.cr4] >> 18 & 1 != 0
-            row.ecx = row.ecx & ~(1 << 27) | (isEnabled ? 1 << 27 : 0)
+            // OSXSAVE shows CR4's bit 18, APIC IA32_APIC_BASE's bit 11, whatever the table says.
+            row.ecx = row.ecx & ~(1 << 27) | UInt32(system[.cr4] >> 18 & 1) << 27
+            row.edx = row.edx & ~(1 << 9) | UInt32(system[.apicBase] >> 11 & 1) << 9
         }
         return CPUIDAnswer(eax: row.eax, ebx: row.ebx, ecx: row.ecx, edx: row.edx)
     }
@@ -150,6 +150,14 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func changesToMake(
         _ carriedOut: [Change]?
     ) throws(ExecutionError) -> [Change]? { carriedOut }
+
+    /// The local APIC takes its priority and its place from there.
+    @inline(__always)
+    public mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError) {
+        devices.synchroniseAPIC(taskPriorityClass: taskPriorityClass, base: apicBase)
+    }
 
     /// Whether an interrupt waits for the CPU.
     @inline(__always)

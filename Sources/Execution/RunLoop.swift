@@ -43,6 +43,8 @@ public struct RunLoop: ~Copyable {
     var isKickArmed = false
     /// Places refused since the last interrupt in mid-flight.
     var attempts = 0
+    /// The machine has a local APIC, which is the world's; its task priority is CR8 too.
+    var hasLocalAPIC = false
 
     /// Makes a loop.
     ///
@@ -85,6 +87,7 @@ public struct RunLoop: ~Copyable {
                 if let reason = stop.reason, stop.isInsistent {
                     return .stopped(reason, isInMidFlight: true)
                 }
+                try synchroniseAPIC(cpu, &side)
                 if isKickArmed, let outcome = try takeKick(&cpu, &side, memory: memory) {
                     return outcome
                 }
@@ -105,6 +108,17 @@ public struct RunLoop: ~Copyable {
         }
     }
 
+    /// Tells the world's local APIC what the CPU holds of it.
+    @inline(__always)
+    private func synchroniseAPIC<CPU, Side>(
+        _ cpu: borrowing CPU, _ side: inout Side
+    ) throws(ExecutionError)
+    where CPU: Processor & ~Copyable, Side: World & ~Copyable {
+        guard hasLocalAPIC else { return }
+        try side.processorHolds(
+            taskPriorityClass: cpu.taskPriorityClass, apicBase: cpu.apicBase)
+    }
+
     /// Everything that one exit asks for; nil: the guest runs on.
     @inline(__always)
     private mutating func take<CPU, Side>(
@@ -114,6 +128,7 @@ public struct RunLoop: ~Copyable {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var goesOn: Bool
         var natural: Ending?
+        try synchroniseAPIC(cpu, &side)
         switch step {
         case .io(let io):
             goesOn = try handle(
@@ -240,7 +255,7 @@ public struct RunLoop: ~Copyable {
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.
     private static func naturalEnding(_ exit: Exit) -> Ending? {
         switch exit {
-        case .io, .mmio, .rdmsr, .wrmsr: nil
+        case .io, .mmio, .rdmsr, .wrmsr, .setTPR: nil
         case .hlt: Ending(.halted)
         case .shutdown: Ending(.shutdown)
         case .internalError: Ending(.internalError)

@@ -69,8 +69,9 @@ struct APICPair: Sendable {
     /// What the CPU holds of the local APIC: CR8 and IA32_APIC_BASE.
     mutating func synchronise(taskPriorityClass: UInt64, base: UInt64) {
         local.setTaskPriorityClass(taskPriorityClass)
+        guard base != local.base else { return }
         local.setBase(base)
-        if local.isOn { io.serveAll(&local) }
+        io.serveAll(&local)
     }
 }
 
@@ -84,7 +85,6 @@ extension DeviceSet {
     public mutating func synchroniseAPIC(taskPriorityClass: UInt64, base: UInt64) {
         guard machine.hasAPIC else { return }
         pc.apic?.synchronise(taskPriorityClass: taskPriorityClass, base: base)
-        updateInterrupts()
     }
 
     /// IA32_TSC_DEADLINE as it reads; 0 where nothing is armed, or the timer has another mode.
