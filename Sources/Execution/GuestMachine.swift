@@ -21,6 +21,8 @@ public struct GuestMachine: ~Copyable {
     public let kicker: Kicker
     /// Which OUTs stand for rewritten instructions.
     let traps: RewriteTraps
+    /// Finds further ones; nil where none is looked for.
+    let codeWatch: CodeWatch?
     /// The image says what of it is code: what is rewritten there is all that it begins with.
     let isCodeKnown: Bool
 
@@ -50,6 +52,7 @@ public struct GuestMachine: ~Copyable {
         (observedCPUID, registers, systemRegisters) = initial
         kicker = cpu.kicker
         traps = rewriting.traps
+        codeWatch = rewriting.watch
         isCodeKnown = !plan.code.isEmpty && plan.code.allSatisfy(\.isCertain)
         self.cpu = GuestCPU(cpu.begin())
         self.machine = machine

@@ -238,6 +238,7 @@ extension GuestMachine {
     ) throws(ExecutionError) -> RunReport {
         var loop = RunLoop(
             behaviour: behaviour, exitLimit: exitLimit, traps: traps, stop: stop)
+        loop.codeWatch = codeWatch
         let kicker = kicker
         let supervisor = Supervisor(
             supervision, request: stop, kick: { kicker.kick() }, abort: callbacks.abort,
