@@ -32,9 +32,9 @@ struct CodeGuard: Sendable {
         let place = Int(before)
         guard place >= Self.history, bytes.count >= place + 2 else { return }
         var best: (arrivals: Int, disassembler: Disassembler)?
-        for width in system.mode == .long ? [.long64] : [.protected32, .protected16]
-            as [Disassembler.CodeWidth]
-        {
+        let widths: [Disassembler.CodeWidth] =
+            system.mode == .long ? [.long64] : [.protected32, .protected16]
+        for width in widths {
             let disassembler = Disassembler(width)
             let arrivals = Self.arrivals(bytes.span, place, disassembler)
             if arrivals > best?.arrivals ?? -1 { best = (arrivals, disassembler) }

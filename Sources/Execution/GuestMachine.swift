@@ -31,14 +31,15 @@ public struct GuestMachine: ~Copyable {
     /// The calling thread is the one that must run it (KVM binds kicks to it).
     public init(
         hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry],
-        rewriting: Rewriting = Rewriting(), isListenedTo: Bool = true
+        rewriting: Rewriting = Rewriting(), msrFilter: [MSRFilterRange] = [],
+        isListenedTo: Bool = true
     ) throws(ExecutionError) {
         let memory = try guest { () throws(GuestError) in
             try GuestMemory(layout: plan.ram, romLengthInBytes: plan.romLengthInBytes)
         }
         try guest { () throws(GuestError) in try plan.apply(to: memory) }
         try rewriting.apply(to: memory)
-        let machine = try Self.makeMachine(hypervisor, memory)
+        let machine = try Self.makeMachine(hypervisor, memory, msrFilter)
         var cpu = try kvm { () throws(KVMError) in
             // Events too would cost 1 % of an exit, and no exit needs them.
             try machine.createCPU(synchronisation: isListenedTo ? [.general, .system] : .general)
@@ -60,7 +61,8 @@ public struct GuestMachine: ~Copyable {
     }
 
     private static func makeMachine(
-        _ hypervisor: borrowing Hypervisor, _ memory: borrowing GuestMemory
+        _ hypervisor: borrowing Hypervisor, _ memory: borrowing GuestMemory,
+        _ msrFilter: [MSRFilterRange]
     ) throws(ExecutionError) -> VirtualMachine {
         do throws(KVMError) {
             var machine = try hypervisor.createMachine()
@@ -75,6 +77,7 @@ public struct GuestMachine: ~Copyable {
             if machine.check(.exitOnEmulationFailure) > 0 {
                 try machine.enable(.exitOnEmulationFailure, 1)
             }
+            if !msrFilter.isEmpty { try machine.setMSRFilter(msrFilter) }
             for (slot, region) in memory.regions.enumerated() {
                 // SAFETY: the memory lives as long as the machine: one value owns both.
                 try unsafe machine.setMemory(

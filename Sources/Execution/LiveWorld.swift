@@ -88,18 +88,35 @@ public struct LiveWorld: World, ~Copyable {
         unsafe devices.memoryRead(address, into: bytes)
     }
 
-    /// No MSR is given to user space yet: the guest gets #GP, as from an MSR that does not exist.
-    public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? { nil }
+    /// As ``FilteredMSRs`` has it.
+    public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {
+        advance()
+        switch FilteredMSRs.meaning(of: index) {
+        case .timeStamp: return try timeStamp()
+        case .timeStampAdjust: return clock.timeStampAdjust
+        case .zero: return 0
+        case .absent, nil: return nil
+        }
+    }
 
-    /// No MSR is given to user space yet: the guest gets #GP, as from an MSR that does not exist.
+    /// As ``FilteredMSRs`` has it.
     public mutating func writeMSR(
         _ index: UInt32, _ value: UInt64
-    ) throws(ExecutionError) -> Bool { false }
+    ) throws(ExecutionError) -> Bool {
+        advance()
+        switch FilteredMSRs.meaning(of: index) {
+        case .timeStamp: clock.setTimeStamp(value)
+        case .timeStampAdjust: clock.timeStampAdjust = value
+        case .zero: break
+        case .absent, nil: return false
+        }
+        return true
+    }
 
-    /// The clock's time, in ticks of 1 GHz.
+    /// The clock's time, in ticks of 1 GHz, and what the guest added to it.
     public mutating func timeStamp() throws(ExecutionError) -> UInt64 {
         clock.tick()
-        return clock.nanoseconds
+        return clock.timeStamp
     }
 
     /// The row of the table, as CPUID picks it (Intel SDM vol. 2, CPUID): beyond the highest basic

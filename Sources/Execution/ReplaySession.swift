@@ -68,7 +68,8 @@ public struct ReplaySession: ~Copyable {
         let plan = try Self.plan(reader)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: plan, cpuid: reader.header.requestedCPUID,
-            rewriting: Rewriting(reader.header))
+            rewriting: Rewriting(reader.header),
+            msrFilter: MSRFilterProperty.ranges(reader.header.machine))
         if !options.isForced,
             let leaf = Self.firstDifference(reader.header.observedCPUID, machine.observedCPUID)
         {
