@@ -131,6 +131,12 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     public mutating func landmark() throws(ExecutionError) -> Landmark? { try world.landmark() }
 
     /// Passed on to the world.
+    @inline(__always)
+    public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? {
+        try world.nextRewriting()
+    }
+
+    /// Passed on to the world.
     public mutating func missed(_ miss: LandmarkMiss) { world.missed(miss) }
 }
 

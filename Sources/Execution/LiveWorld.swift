@@ -14,6 +14,8 @@ public struct LiveWorld: World, ~Copyable {
     private let cpuidTable: [CPUIDEntry]
     private let stop: StopRequest
     private let hasCompletions: Bool
+    /// IA32_TSC_DEADLINE is there, as CPUID shows (leaf 1, ECX bit 24).
+    private let hasTimerDeadline: Bool
 
     /// While the guest idles on the host's clock, how long to sleep before looking around for
     /// keys and requests to end.
@@ -40,6 +42,8 @@ public struct LiveWorld: World, ~Copyable {
         self.cpuidTable = cpuidTable
         self.stop = stop
         self.hasCompletions = hasCompletions
+        hasTimerDeadline =
+            cpuidTable.first { $0.function == 1 }.map { $0.ecx >> 24 & 1 != 0 } ?? false
     }
 
     /// An exit was made: time passes, and devices are brought up to it.
@@ -88,18 +92,48 @@ public struct LiveWorld: World, ~Copyable {
         unsafe devices.memoryRead(address, into: bytes)
     }
 
-    /// No MSR is given to user space yet: the guest gets #GP, as from an MSR that does not exist.
-    public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? { nil }
+    /// As ``FilteredMSRs`` has it.
+    public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {
+        advance()
+        switch FilteredMSRs.meaning(of: index) {
+        case .timeStamp: return try timeStamp()
+        case .timeStampAdjust: return clock.timeStampAdjust
+        case .timerDeadline: return hasTimerDeadline ? devices.timerDeadline : nil
+        case .zero: return 0
+        case .absent, nil: return nil
+        }
+    }
 
-    /// No MSR is given to user space yet: the guest gets #GP, as from an MSR that does not exist.
+    /// As ``FilteredMSRs`` has it.
     public mutating func writeMSR(
         _ index: UInt32, _ value: UInt64
-    ) throws(ExecutionError) -> Bool { false }
+    ) throws(ExecutionError) -> Bool {
+        advance()
+        switch FilteredMSRs.meaning(of: index) {
+        case .timeStamp:
+            clock.setTimeStamp(value)
+            arm(devices.timerDeadline)
+        case .timeStampAdjust:
+            clock.timeStampAdjust = value
+            arm(devices.timerDeadline)
+        case .timerDeadline:
+            guard hasTimerDeadline else { return false }
+            arm(value)
+        case .zero: break
+        case .absent, nil: return false
+        }
+        return true
+    }
 
-    /// The clock's time, in ticks of 1 GHz.
+    /// The local APIC's timer expires when the counter has a value; 0: it does not.
+    private mutating func arm(_ deadline: UInt64) {
+        devices.setTimerDeadline(deadline, at: clock.time(of: deadline))
+    }
+
+    /// The clock's time, in ticks of 1 GHz, and what the guest added to it.
     public mutating func timeStamp() throws(ExecutionError) -> UInt64 {
         clock.tick()
-        return clock.nanoseconds
+        return clock.timeStamp
     }
 
     /// The row of the table, as CPUID picks it (Intel SDM vol. 2, CPUID): beyond the highest basic

@@ -68,6 +68,12 @@ public protocol Processor: ~Copyable {
     mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError)
     /// Puts RFLAGS back as it was recorded, RF included.
     mutating func restoreFlags(_ flags: UInt64) throws(KVMError)
+
+    /// Stops the guest when it is about to execute at one of these linear addresses, at most four,
+    /// while nothing else is armed; allowed at any time.
+    mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError)
+    /// Whether that stands at an address.
+    func isWatched(_ address: GuestVirtualAddress) -> Bool
 }
 
 /// A CPU without a local APIC.
@@ -100,6 +106,10 @@ extension Processor where Self: ~Copyable {
     public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {}
     /// Does nothing.
     public mutating func restoreFlags(_ flags: UInt64) throws(KVMError) {}
+    /// Does nothing.
+    public mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError) {}
+    /// Never.
+    public func isWatched(_ address: GuestVirtualAddress) -> Bool { false }
 }
 
 /// What one step of settling a vCPU came to.

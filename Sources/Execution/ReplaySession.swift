@@ -72,6 +72,7 @@ public struct ReplaySession: ~Copyable {
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: plan, cpuid: reader.header.requestedCPUID,
             rewriting: Rewriting(reader.header),
+            msrFilter: MSRFilterProperty.ranges(reader.header.machine),
             hasLocalAPIC: reader.header.machine.devices.contains {
                 $0.name == Devices.DeviceDescription.localAPIC
             })

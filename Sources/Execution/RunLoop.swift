@@ -36,6 +36,10 @@ public struct RunLoop: ~Copyable {
     var exceptionCount: UInt64 = .max
     private let exitLimit: UInt64
     let traps: RewriteTraps
+    /// Finds instructions to be rewritten; nil where none is looked for.
+    var codeWatch: CodeWatch?
+    /// Where a breakpoint stands for the tape's next rewriting.
+    var watched: GuestVirtualAddress?
     let stop: StopRequest
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
@@ -76,6 +80,7 @@ public struct RunLoop: ~Copyable {
         if let outcome = try outcome(&side, natural: nil, canWake: false, memory: memory) {
             return outcome
         }
+        try watchCode(&cpu, &side, memory: memory)
         while true {
             let entered = HostThread.timestamp()
             let step: RunStep
@@ -93,7 +98,15 @@ public struct RunLoop: ~Copyable {
                 }
                 continue
             }
-            if case .other = step, Self.isUncounted(other) { continue }
+            if case .other = step {
+                if Self.isUncounted(other) { continue }
+                if case .debug(let stop) = other,
+                    try isFalseAlarm(
+                        at: stop.pc, &cpu, isListening: Side.isListening, memory: memory)
+                {
+                    continue
+                }
+            }
             if let outcome = try take(
                 step, &cpu, &side, memory: memory, entered: entered, returned: returned)
             {
@@ -105,6 +118,7 @@ public struct RunLoop: ~Copyable {
             if !isKickArmed, let delay = try side.kickDelay() {
                 try armKick(&cpu, nanoseconds: delay)
             }
+            try watchCode(&cpu, &side, memory: memory)
         }
     }
 
@@ -137,6 +151,12 @@ public struct RunLoop: ~Copyable {
             goesOn = try handle(
                 mmio, &cpu, &side, memory: memory, entered: entered, returned: returned)
         case .other:
+            if case .debug(let stop) = other, cpu.isWatched(stop.pc) {
+                goesOn = try rewrite(
+                    at: stop.pc, &cpu, &side, memory: memory, entered: entered,
+                    returned: returned)
+                break
+            }
             goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
             natural = Self.naturalEnding(other)
             if goesOn, natural?.reason == .internalError,

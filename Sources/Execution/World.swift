@@ -121,6 +121,16 @@ public protocol World: ~Copyable {
 
     /// The landmark was not found: the run ends.
     mutating func missed(_ miss: LandmarkMiss)
+
+    /// Where the instruction stands that is rewritten before the next exit, as it is about to be
+    /// executed; nil: there is none, or none is known.
+    mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress?
+}
+
+extension World where Self: ~Copyable {
+    /// None is known.
+    @inline(__always)
+    public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? { nil }
 }
 
 /// A world without a local APIC.

@@ -309,6 +309,13 @@ public struct PendingCPU: ~Copyable {
         core.synchronised.union(core.fetched).contains(.general)
     }
 
+    /// Stops the guest for us (KVM_SET_GUEST_DEBUG), breakpoints only: that touches no register, and
+    /// so may be done while an IN is pending, unlike single-step, which sets a flag.
+    public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
+        precondition(!debug.singleStep, "a vCPU is stepped that is not settled")
+        try core.setGuestDebug(debug)
+    }
+
     /// Asks for an ``Exit/irqWindowOpen`` as soon as the guest can take an interrupt.
     public mutating func requestInterruptWindow(_ on: Bool) {
         unsafe ckvm_set_request_interrupt_window(core.page.run, on ? 1 : 0)
