@@ -118,12 +118,13 @@ public struct DeviceSet: ~Copyable {
         memoryRanges = ranges
         machine = configuration.machine
         unsafe pcStorage = UnsafeMutablePointer.allocate(capacity: 1)
-        unsafe pcStorage.initialize(to: PC(configuration.pc))
+        unsafe pcStorage.initialize(
+            to: PC(configuration.pc, hasAPIC: configuration.machine.hasAPIC))
         descriptions = Self.descriptions(of: configuration)
         // SAFETY: allocated for portCount entries, all initialised; freed in deinit only.
         unsafe portTable = UnsafeMutablePointer.allocate(capacity: Self.portCount)
         unsafe portTable.initialize(repeating: .unclaimed, count: Self.portCount)
-        for claim in Self.ports + (machine == .pc ? Self.pcPorts : []) {
+        for claim in Self.ports + (machine.isPC ? Self.pcPorts : []) {
             for port in claim.first..<claim.first + claim.count {
                 unsafe portTable[Int(port)] = claim.slot
             }
@@ -148,7 +149,7 @@ public struct DeviceSet: ~Copyable {
     /// Puts the power management registers where the guest's PCI set-up wants them. Ports that
     /// other devices claim stay theirs.
     mutating func placePowerManagement() {
-        let wanted = machine == .pc ? pc.pci.powerManagementBase : nil
+        let wanted = machine.isPC ? pc.pci.powerManagementBase : nil
         guard wanted != powerManagementBase else { return }
         if let old = powerManagementBase { replace(.powerManagement, by: .unclaimed, at: old) }
         if let wanted { replace(.unclaimed, by: .powerManagement, at: wanted) }

@@ -101,6 +101,14 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
 
     /// Passed on to the world.
     @inline(__always)
+    public mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError) {
+        try world.processorHolds(taskPriorityClass: taskPriorityClass, apicBase: apicBase)
+    }
+
+    /// Passed on to the world.
+    @inline(__always)
     public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
         try world.hasInterrupt()
     }
@@ -121,6 +129,12 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
 
     /// Passed on to the world.
     public mutating func landmark() throws(ExecutionError) -> Landmark? { try world.landmark() }
+
+    /// Passed on to the world.
+    @inline(__always)
+    public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? {
+        try world.nextRewriting()
+    }
 
     /// Passed on to the world.
     public mutating func missed(_ miss: LandmarkMiss) { world.missed(miss) }

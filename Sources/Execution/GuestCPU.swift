@@ -12,6 +12,8 @@ public struct GuestCPU: ~Copyable {
     private var timer: KickTimer?
     private var statistics: Statistics?
     private var instructions: Statistic?
+    /// Where the guest is stopped while nothing else is armed.
+    private var watchedCode: [GuestVirtualAddress] = []
     /// The MSRs that landmarks compare; empty until they are first needed.
     var comparedMSRs: [UInt32] = []
 
@@ -116,9 +118,27 @@ extension GuestCPU: Processor {
 
     /// Arms breakpoints and steps; the CPU must be settled.
     public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
+        let wish = debug == .off ? watch : debug
         try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
-            try cpu.setGuestDebug(debug)
+            try cpu.setGuestDebug(wish)
         }
+    }
+
+    /// Stops the guest at these addresses while nothing else is armed.
+    public mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError) {
+        watchedCode = addresses
+        let wish = watch
+        try pending?.setGuestDebug(wish)
+    }
+
+    /// Whether the guest is stopped there.
+    public func isWatched(_ address: GuestVirtualAddress) -> Bool {
+        watchedCode.contains(address)
+    }
+
+    private var watch: GuestDebug {
+        watchedCode.isEmpty
+            ? .off : GuestDebug(breakpoints: watchedCode.map { GuestDebug.Breakpoint($0) })
     }
 
     /// Puts RFLAGS back; the CPU must be settled.
@@ -182,6 +202,25 @@ extension GuestCPU: Processor {
             }
         }
         set { pending?.mmioValue = newValue }
+    }
+
+    /// CR8 on the run page.
+    public var taskPriorityClass: UInt64 {
+        get {
+            switch pending {
+            case .some(let cpu): return cpu.cr8
+            case .none: Self.gone()
+            }
+        }
+        set { pending?.cr8 = newValue }
+    }
+
+    /// IA32_APIC_BASE on the run page.
+    public var apicBase: UInt64 {
+        switch pending {
+        case .some(let cpu): return cpu.apicBase
+        case .none: Self.gone()
+        }
     }
 
     /// Answers an MSR access.

@@ -27,8 +27,28 @@ struct GuestClock: Sendable {
     /// The time at the last ``tick()``.
     private(set) var nanoseconds: UInt64 = 0
 
+    /// IA32_TSC_ADJUST: the sum of what the guest added to its counter (Intel SDM vol. 3, 19.17.3).
+    var timeStampAdjust: UInt64 = 0
+
     /// The counter's rate, in kHz: 1 GHz makes it the clock itself.
     static let timeStampKilohertz: UInt64 = 1_000_000
+
+    /// The time-stamp counter at the last ``tick()``.
+    var timeStamp: UInt64 { nanoseconds &+ timeStampAdjust }
+
+    /// When the counter reaches a value, in nanoseconds since the machine started; now where it is
+    /// beyond it.
+    func time(of value: UInt64) -> UInt64 {
+        guard value > timeStamp else { return nanoseconds }
+        let (time, isNever) = nanoseconds.addingReportingOverflow(value - timeStamp)
+        return isNever ? .max : time
+    }
+
+    /// The guest writes its counter.
+    mutating func setTimeStamp(_ value: UInt64) {
+        tick()
+        timeStampAdjust = value &- nanoseconds
+    }
 
     init(_ kind: ClockKind) {
         self.kind = kind

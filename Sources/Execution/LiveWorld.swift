@@ -14,6 +14,8 @@ public struct LiveWorld: World, ~Copyable {
     private let cpuidTable: [CPUIDEntry]
     private let stop: StopRequest
     private let hasCompletions: Bool
+    /// IA32_TSC_DEADLINE is there, as CPUID shows (leaf 1, ECX bit 24).
+    private let hasTimerDeadline: Bool
 
     /// While the guest idles on the host's clock, how long to sleep before looking around for
     /// keys and requests to end.
@@ -40,12 +42,14 @@ public struct LiveWorld: World, ~Copyable {
         self.cpuidTable = cpuidTable
         self.stop = stop
         self.hasCompletions = hasCompletions
+        hasTimerDeadline =
+            cpuidTable.first { $0.function == 1 }.map { $0.ecx >> 24 & 1 != 0 } ?? false
     }
 
     /// An exit was made: time passes, and devices are brought up to it.
     @inline(__always)
     private mutating func advance() {
-        guard devices.machine == .pc else { return }
+        guard devices.machine.isPC else { return }
         clock.tick()
         devices.advance(to: clock.nanoseconds)
     }
@@ -88,18 +92,48 @@ public struct LiveWorld: World, ~Copyable {
         unsafe devices.memoryRead(address, into: bytes)
     }
 
-    /// No MSR is given to user space yet: the guest gets #GP, as from an MSR that does not exist.
-    public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? { nil }
+    /// As ``FilteredMSRs`` has it.
+    public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {
+        advance()
+        switch FilteredMSRs.meaning(of: index) {
+        case .timeStamp: return try timeStamp()
+        case .timeStampAdjust: return clock.timeStampAdjust
+        case .timerDeadline: return hasTimerDeadline ? devices.timerDeadline : nil
+        case .zero: return 0
+        case .absent, nil: return nil
+        }
+    }
 
-    /// No MSR is given to user space yet: the guest gets #GP, as from an MSR that does not exist.
+    /// As ``FilteredMSRs`` has it.
     public mutating func writeMSR(
         _ index: UInt32, _ value: UInt64
-    ) throws(ExecutionError) -> Bool { false }
+    ) throws(ExecutionError) -> Bool {
+        advance()
+        switch FilteredMSRs.meaning(of: index) {
+        case .timeStamp:
+            clock.setTimeStamp(value)
+            arm(devices.timerDeadline)
+        case .timeStampAdjust:
+            clock.timeStampAdjust = value
+            arm(devices.timerDeadline)
+        case .timerDeadline:
+            guard hasTimerDeadline else { return false }
+            arm(value)
+        case .zero: break
+        case .absent, nil: return false
+        }
+        return true
+    }
 
-    /// The clock's time, in ticks of 1 GHz.
+    /// The local APIC's timer expires when the counter has a value; 0: it does not.
+    private mutating func arm(_ deadline: UInt64) {
+        devices.setTimerDeadline(deadline, at: clock.time(of: deadline))
+    }
+
+    /// The clock's time, in ticks of 1 GHz, and what the guest added to it.
     public mutating func timeStamp() throws(ExecutionError) -> UInt64 {
         clock.tick()
-        return clock.nanoseconds
+        return clock.timeStamp
     }
 
     /// The row of the table, as CPUID picks it (Intel SDM vol. 2, CPUID): beyond the highest basic
@@ -112,9 +146,9 @@ public struct LiveWorld: World, ~Copyable {
         }
         guard var row else { return CPUIDAnswer(eax: 0, ebx: 0, ecx: 0, edx: 0) }
         if function == 1 {
-            // OSXSAVE shows CR4's bit 18, whatever the table says.
-            let isEnabled = system[.cr4] >> 18 & 1 != 0
-            row.ecx = row.ecx & ~(1 << 27) | (isEnabled ? 1 << 27 : 0)
+            // OSXSAVE shows CR4's bit 18, APIC IA32_APIC_BASE's bit 11, whatever the table says.
+            row.ecx = row.ecx & ~(1 << 27) | UInt32(system[.cr4] >> 18 & 1) << 27
+            row.edx = row.edx & ~(1 << 9) | UInt32(system[.apicBase] >> 11 & 1) << 9
         }
         return CPUIDAnswer(eax: row.eax, ebx: row.ebx, ecx: row.ecx, edx: row.edx)
     }
@@ -151,6 +185,14 @@ public struct LiveWorld: World, ~Copyable {
         _ carriedOut: [Change]?
     ) throws(ExecutionError) -> [Change]? { carriedOut }
 
+    /// The local APIC takes its priority and its place from there.
+    @inline(__always)
+    public mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError) {
+        devices.synchroniseAPIC(taskPriorityClass: taskPriorityClass, base: apicBase)
+    }
+
     /// Whether an interrupt waits for the CPU.
     @inline(__always)
     public mutating func hasInterrupt() throws(ExecutionError) -> Bool { devices.hasInterrupt }
@@ -167,7 +209,7 @@ public struct LiveWorld: World, ~Copyable {
     /// Only under the host's clock: with a virtual one a run is to be the same every time.
     @inline(__always)
     public mutating func kickDelay() throws(ExecutionError) -> UInt64? {
-        guard devices.machine == .pc, clock.isHost else { return nil }
+        guard devices.machine.isPC, clock.isHost else { return nil }
         if devices.hasInterrupt { return Self.patienceNanoseconds }
         guard let deadline = devices.nextDeadline else { return nil }
         let now = clock.nanoseconds
@@ -176,7 +218,7 @@ public struct LiveWorld: World, ~Copyable {
 
     /// Lets time pass, and looks whether an interrupt has waited too long.
     public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool {
-        guard devices.machine == .pc, clock.isHost else { return false }
+        guard devices.machine.isPC, clock.isHost else { return false }
         let wasWaiting = devices.hasInterrupt
         let deadline = devices.nextDeadline
         advance()

@@ -1,3 +1,4 @@
+internal import Devices
 internal import Guest
 internal import KVM
 public import Machine
@@ -70,7 +71,11 @@ public struct ReplaySession: ~Copyable {
         let plan = try Self.plan(reader)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: plan, cpuid: reader.header.requestedCPUID,
-            rewriting: Rewriting(reader.header))
+            rewriting: Rewriting(reader.header),
+            msrFilter: MSRFilterProperty.ranges(reader.header.machine),
+            hasLocalAPIC: reader.header.machine.devices.contains {
+                $0.name == Devices.DeviceDescription.localAPIC
+            })
         if !options.isForced,
             let leaf = Self.firstDifference(reader.header.observedCPUID, machine.observedCPUID)
         {

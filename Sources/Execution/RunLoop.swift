@@ -36,6 +36,10 @@ public struct RunLoop: ~Copyable {
     var exceptionCount: UInt64 = .max
     private let exitLimit: UInt64
     let traps: RewriteTraps
+    /// Finds instructions to be rewritten; nil where none is looked for.
+    var codeWatch: CodeWatch?
+    /// Where a breakpoint stands for the tape's next rewriting.
+    var watched: GuestVirtualAddress?
     let stop: StopRequest
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
@@ -43,6 +47,8 @@ public struct RunLoop: ~Copyable {
     var isKickArmed = false
     /// Places refused since the last interrupt in mid-flight.
     var attempts = 0
+    /// The machine has a local APIC, which is the world's; its task priority is CR8 too.
+    var hasLocalAPIC = false
 
     /// Makes a loop.
     ///
@@ -74,6 +80,7 @@ public struct RunLoop: ~Copyable {
         if let outcome = try outcome(&side, natural: nil, canWake: false, memory: memory) {
             return outcome
         }
+        try watchCode(&cpu, &side, memory: memory)
         while true {
             let entered = HostThread.timestamp()
             let step: RunStep
@@ -85,12 +92,21 @@ public struct RunLoop: ~Copyable {
                 if let reason = stop.reason, stop.isInsistent {
                     return .stopped(reason, isInMidFlight: true)
                 }
+                try synchroniseAPIC(cpu, &side)
                 if isKickArmed, let outcome = try takeKick(&cpu, &side, memory: memory) {
                     return outcome
                 }
                 continue
             }
-            if case .other = step, Self.isUncounted(other) { continue }
+            if case .other = step {
+                if Self.isUncounted(other) { continue }
+                if case .debug(let stop) = other,
+                    try isFalseAlarm(
+                        at: stop.pc, &cpu, isListening: Side.isListening, memory: memory)
+                {
+                    continue
+                }
+            }
             if let outcome = try take(
                 step, &cpu, &side, memory: memory, entered: entered, returned: returned)
             {
@@ -102,7 +118,19 @@ public struct RunLoop: ~Copyable {
             if !isKickArmed, let delay = try side.kickDelay() {
                 try armKick(&cpu, nanoseconds: delay)
             }
+            try watchCode(&cpu, &side, memory: memory)
         }
+    }
+
+    /// Tells the world's local APIC what the CPU holds of it.
+    @inline(__always)
+    private func synchroniseAPIC<CPU, Side>(
+        _ cpu: borrowing CPU, _ side: inout Side
+    ) throws(ExecutionError)
+    where CPU: Processor & ~Copyable, Side: World & ~Copyable {
+        guard hasLocalAPIC else { return }
+        try side.processorHolds(
+            taskPriorityClass: cpu.taskPriorityClass, apicBase: cpu.apicBase)
     }
 
     /// Everything that one exit asks for; nil: the guest runs on.
@@ -114,6 +142,7 @@ public struct RunLoop: ~Copyable {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var goesOn: Bool
         var natural: Ending?
+        try synchroniseAPIC(cpu, &side)
         switch step {
         case .io(let io):
             goesOn = try handle(
@@ -122,6 +151,12 @@ public struct RunLoop: ~Copyable {
             goesOn = try handle(
                 mmio, &cpu, &side, memory: memory, entered: entered, returned: returned)
         case .other:
+            if case .debug(let stop) = other, cpu.isWatched(stop.pc) {
+                goesOn = try rewrite(
+                    at: stop.pc, &cpu, &side, memory: memory, entered: entered,
+                    returned: returned)
+                break
+            }
             goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
             natural = Self.naturalEnding(other)
             if goesOn, natural?.reason == .internalError,
@@ -240,7 +275,7 @@ public struct RunLoop: ~Copyable {
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.
     private static func naturalEnding(_ exit: Exit) -> Ending? {
         switch exit {
-        case .io, .mmio, .rdmsr, .wrmsr: nil
+        case .io, .mmio, .rdmsr, .wrmsr, .setTPR: nil
         case .hlt: Ending(.halted)
         case .shutdown: Ending(.shutdown)
         case .internalError: Ending(.internalError)

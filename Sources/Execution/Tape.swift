@@ -194,6 +194,13 @@ public struct Tape: World, RunListener, ~Copyable {
         return unsafe next.interruption(snapshot: snapshot)?.landmark
     }
 
+    /// Where the exit that is next on the tape is one that rewrites: its place.
+    @inline(__always)
+    public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? {
+        guard let next = try unsafe peek(), unsafe next.kind == .exit else { return nil }
+        return unsafe next.rewriting
+    }
+
     /// Keeps what was missed for the report.
     public mutating func missed(_ miss: LandmarkMiss) { self.miss = miss }
 

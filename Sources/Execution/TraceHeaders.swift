@@ -1,5 +1,6 @@
 internal import Devices
 internal import Guest
+internal import KVM
 internal import Machine
 internal import Trace
 
@@ -7,7 +8,7 @@ extension TraceHeader {
     /// What a recording knows before its first event.
     init(
         recording: RecordSession.Recording, cpu: Int, configuration: LiveConfiguration,
-        rewriting: Rewriting, host: HostFacts,
+        rewriting: Rewriting, msrFilter: [MSRFilterRange], host: HostFacts,
         requestedCPUID: [CPUIDEntry], observedCPUID: [CPUIDEntry],
         devices: [Devices.DeviceDescription]
     ) {
@@ -30,6 +31,7 @@ extension TraceHeader {
                         "interrupts",
                         configuration.clock == .host ? "at exits, or in mid-flight" : "at exits"),
                     Property("completions", configuration.completesInstructions ? "on" : "off"),
+                    Property(MSRFilterProperty.key, MSRFilterProperty.text(msrFilter)),
                 ] + rewriting.traps.properties),
             requestedCPUID: requestedCPUID, observedCPUID: observedCPUID, hostFacts: host,
             images: plan.records.map { record in

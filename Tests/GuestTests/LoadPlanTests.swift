@@ -19,7 +19,10 @@ import Testing
         ([0xF4], LoadOptions(loadAddress: 0x7C00, entry: 0x7C00, commandLine: "x = \"y\"")),
         ([0xF4], LoadOptions(kind: .flatLong)),
         (SampleELF(at: 0x10_0000).bytes, LoadOptions(loadAddress: 0x20_0000)),
-        (SampleELF(is64Bit: false, at: 0x10_0000).bytes, LoadOptions(commandLine: "ä")),
+        (
+            SampleELF(is64Bit: false, at: 0x10_0000).bytes,
+            LoadOptions(commandLine: "ä", tables: .apic)
+        ),
         (
             gzip(multiboot),
             LoadOptions(
