@@ -115,6 +115,25 @@ public protocol World: ~Copyable {
 
     /// The landmark was not found: the run ends.
     mutating func missed(_ miss: LandmarkMiss)
+
+    /// Whether something came from outside that no listener was told of.
+    var hasArrivals: Bool { get }
+
+    /// Tells a listener what came from outside since the last call.
+    mutating func tellArrivals<Listener: RunListener & ~Copyable>(
+        _ listener: inout Listener
+    ) throws(ExecutionError)
+}
+
+/// A world to which nothing comes but what the guest gets of it.
+extension World where Self: ~Copyable {
+    /// No.
+    @inline(__always)
+    public var hasArrivals: Bool { false }
+    /// Nothing.
+    public mutating func tellArrivals<Listener: RunListener & ~Copyable>(
+        _ listener: inout Listener
+    ) throws(ExecutionError) {}
 }
 
 /// A world that interrupts at exits only.
