@@ -86,9 +86,9 @@ let package = Package(
         tests("KVM", ["Machine"]),
         tests("Disassembly", ["Machine"]),
         tests("Trace", ["Machine"]),
-        tests("Guest", ["Machine"]),
+        tests("Guest", ["Machine", "TestSupport"]),
         tests("Devices", ["Machine"]),
-        tests("Symbols", ["Machine"], exclude: ["Fixtures"]),
+        tests("Symbols", ["Machine", "TestSupport"], exclude: ["Fixtures"]),
         tests(
             "Execution",
             ["Devices", "Disassembly", "Guest", "KVM", "Machine", "TestSupport", "Trace"]),

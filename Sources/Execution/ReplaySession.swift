@@ -9,6 +9,8 @@ public struct ReplayOptions: Sendable {
     public var until: UInt64?
     /// Replays on a host whose behaviour differs from the recording's.
     public var isForced = false
+    /// The host CPU that the guest runs on; nil: the recording's, where this host has it.
+    public var cpu: Int?
 
     /// To the end, on a host that matches.
     public init() {}
@@ -84,7 +86,7 @@ public struct ReplaySession: ~Copyable {
         let limit = options.until.map { $0 == .max ? .max : $0 + 1 } ?? .max
         let report = try machine.runSupervised(
             behaviour: behaviour, exitLimit: limit,
-            cpu: try VCPUPlacement.choose(as: reader.header), stop: stop,
+            cpu: try VCPUPlacement.choose(options.cpu, as: reader.header), stop: stop,
             supervision: Supervisor.Configuration(), callbacks: callbacks, side: &side)
         var verified = report.exitCount
         let verdict: ReplayOutcome.Verdict

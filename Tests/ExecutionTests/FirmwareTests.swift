@@ -5,9 +5,9 @@ import Trace
 /// Firmware of Debian packages, recorded and replayed on real KVM.
 @Suite(.enabled(if: RealKVM.isThere, RealKVM.comment))
 struct FirmwareTests {
-    private static let latest = PCGuest(path: "/usr/share/bochs/BIOS-bochs-latest")
-    private static let legacy = PCGuest(path: "/usr/share/bochs/BIOS-bochs-legacy")
-    private static let sea = PCGuest(path: "/usr/share/seabios/bios.bin")
+    private static let latest = PCGuest.debian("/usr/share/bochs/BIOS-bochs-latest")
+    private static let legacy = PCGuest.debian("/usr/share/bochs/BIOS-bochs-legacy")
+    private static let sea = PCGuest.debian("/usr/share/seabios/bios.bin")
     private static let virtual = ClockKind.virtual(nanosecondsPerExit: 10_000)
 
     /// Both clocks, and the file twice.

@@ -19,6 +19,9 @@ struct PCGuest: CustomTestStringConvertible, Sendable {
         PCGuest(path: Files.sample(name), commandLine: commandLine, input: input)
     }
 
+    /// A file of one of Debian's packages, which may not be there.
+    static func debian(_ path: String) -> PCGuest { PCGuest(path: Files.guest(path) ?? path) }
+
     /// Records it, with nothing of the host in the trace.
     func record(
         _ host: borrowing Host, _ clock: ClockKind,

@@ -1,5 +1,6 @@
 import Glibc
 import Machine
+import TestSupport
 import Testing
 
 @testable import Guest
@@ -110,12 +111,12 @@ import Testing
     }
 
     /// What Debian's tboot package installs: a real multiboot kernel, packed.
-    static let tboot = "/boot/tboot.gz"
+    static let tboot = Files.tboot
 
-    @Test(.enabled(if: unsafe access(tboot, R_OK) == 0, "the package tboot is not installed"))
+    @Test(.enabled(if: tboot != nil, "the package tboot is not there"))
     func tbootLoads() throws {
         let plan = try LoadPlan(
-            image: GuestFile(path: Self.tboot), ram: RAMLayout(lengthInBytes: 128 << 20))
+            image: GuestFile(path: #require(Self.tboot)), ram: RAMLayout(lengthInBytes: 128 << 20))
         #expect(plan.kind == .multiboot)
         #expect(plan.code.contains { $0.name == ".text" && $0.isCertain })
         let text = try #require(plan.code.first { $0.name == ".text" })

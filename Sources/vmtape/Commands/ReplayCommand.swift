@@ -27,6 +27,11 @@ struct ReplayCommand: ParsableCommand {
     @Flag(help: "Replay even where this host is known to behave differently.")
     var force = false
 
+    @Option(
+        help: ArgumentHelp(
+            "The host CPU that the guest runs on; the recording's unless given.", valueName: "n"))
+    var cpu: Int?
+
     @Flag(name: .shortAndLong, help: "No summary; a divergence is still reported.")
     var quiet = false
 
@@ -42,6 +47,7 @@ struct ReplayCommand: ParsableCommand {
         var options = ReplayOptions()
         options.until = until
         options.isForced = force
+        options.cpu = cpu
         let session = try Self.makeSession(host, reader, options)
         let total = until.map { min($0 &+ 1, reader.exitCount) } ?? reader.exitCount
         let isConsoleOnTerminal = console && isatty(STDOUT_FILENO) == 1
