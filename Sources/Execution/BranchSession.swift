@@ -189,7 +189,7 @@ public struct BranchSession: ~Copyable {
         header.images = plan.records.map { ImageRecord($0) }
         header.observed = recording.hasTiming ? recording.observed : nil
         header.observed?.properties.append(
-            Property(VCPUPlacement.property, "\(try VCPUPlacement.choose(as: reader.header))"))
+            Property(VCPUPlacement.property, "\(try VCPUPlacement.choose(nil, as: reader.header))"))
         let exit = options.liveFrom?.exitCount ?? 0
         let registers = machine.registers
         let system = machine.systemRegisters
@@ -227,7 +227,7 @@ public struct BranchSession: ~Copyable {
         if side.tape.mismatch == nil {
             report = try machine.runSupervised(
                 behaviour: behaviour, exitLimit: options.exitLimit,
-                cpu: try VCPUPlacement.choose(as: reader.header), stop: stop,
+                cpu: try VCPUPlacement.choose(nil, as: reader.header), stop: stop,
                 supervision: options.supervision, callbacks: callbacks, side: &side)
         } else {
             report = RunReport(
