@@ -123,7 +123,7 @@ enum SideSlot {
         eventFrameBytes + (hasWorldStream ? worldFrameBytes : 0)
     }
 
-    static func stride(vCPUCount: Int, hasWorldStream: Bool) -> Int {
+    static func stride(vCPUCount: Int, hasWorldStream: Bool = false) -> Int {
         (framesAt(vCPUCount: vCPUCount) + frameBytes(hasWorldStream: hasWorldStream) + 4095)
             & ~4095
     }

@@ -16,15 +16,16 @@ struct WorldColumnEncoder: ~Copyable {
 
     /// Takes in an event, as its row has it.
     mutating func add(_ row: UnsafeRawBufferPointer) {
-        guard let base = row.baseAddress, row.count > 0 else { return }
         // SAFETY: the row was made by `WorldRow.put` in this process, and its frame checks.
-        let kind = unsafe base.get(UInt8.self, at: 0)
-        kinds.append(kind)
-        if row.count == 9 {
+        guard let base = row.baseAddress, row.count > 0,
+            let kind = unsafe WorldEvent.Kind(rawValue: base.get(UInt8.self, at: 0))
+        else { return }
+        kinds.append(kind.rawValue)
+        if kind.hasTime {
             let time = unsafe base.get(UInt64.self, at: 1)
             times.append(varint: time &- lastMicroseconds)
             lastMicroseconds = time
-        } else if row.count >= 3 {
+        } else if kind == .input {
             input.append(varint: UInt64(row.count - 3))
             unsafe input.append(UnsafeRawBufferPointer(rebasing: row[3...]))
         }
@@ -92,6 +93,9 @@ enum WorldColumnDecoder {
                     throw Malformed("\(listed) world events at one exit")
                 }
                 count = Int(listed)
+            }
+            guard output.count + count <= Limits.worldBlockEvents else {
+                throw Malformed("more world events than the format allows in one block")
             }
             var first: UInt8 = 0
             for index in 0..<count {

@@ -7,6 +7,7 @@ public struct WorldCursor: ~Copyable {
     private var firstExit: UInt64 = 0
     private var nextBlock: Int
     private var nextEntry = 0
+    /// Exits up to the end of the block that was read last.
     private var exitCount: UInt64
 
     init(_ trace: TraceReader, block: Int, exit: UInt64) throws(TraceError) {
@@ -17,7 +18,6 @@ public struct WorldCursor: ~Copyable {
         guard exit > 0 else { return }
         exitCount = trace.exits(ofBlock: block).lowerBound
         while let next = try peek(), next.exitCount <= exit { skip() }
-        exitCount = exit
     }
 
     /// What ``next()`` will give.
