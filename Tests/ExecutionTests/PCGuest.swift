@@ -25,7 +25,9 @@ struct PCGuest: CustomTestStringConvertible, Sendable {
     }
 
     /// A file of one of Debian's packages, which may not be there.
-    static func debian(_ path: String) -> PCGuest { PCGuest(path: Files.guest(path) ?? path) }
+    static func debian(_ path: String, input: String = "") -> PCGuest {
+        PCGuest(path: Files.guest(path) ?? path, input: input)
+    }
 
     /// Records it, with nothing of the host in the trace.
     func record(
