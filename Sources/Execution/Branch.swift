@@ -91,7 +91,8 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
             unsafe memcmp(taped, own, bytes.count) != 0
         else { return }
         var difference = 0
-        while unsafe difference < bytes.count - 1 && bytes[difference] == scratch.bytes[difference] {
+        while unsafe difference < bytes.count - 1 && bytes[difference] == scratch.bytes[difference]
+        {
             difference += 1
         }
         let (tapedByte, ownByte) = unsafe (bytes[difference], scratch.bytes[difference])

@@ -89,7 +89,9 @@ public struct LiveWorld: World, ~Copyable {
         guard clock.isHost else {
             clock.tick()
             devices.feedInput(script.takeInput())
-            if dependsOnTime || clock.nanoseconds >= deadline { move(to: clock.nanoseconds, .clock) }
+            if dependsOnTime || clock.nanoseconds >= deadline {
+                move(to: clock.nanoseconds, .clock)
+            }
             return
         }
         guard let time = script.takeClock() else {

@@ -86,7 +86,8 @@ private func read(_ trace: TraceReader, from exit: UInt64 = 0) throws -> [WorldS
 }
 
 private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
-    a.count == b.count && zip(a, b).allSatisfy { $0.exitCount == $1.exitCount && $0.event == $1.event }
+    a.count == b.count
+        && zip(a, b).allSatisfy { $0.exitCount == $1.exitCount && $0.event == $1.event }
 }
 
 @Suite struct WorldStreamTests {
@@ -97,7 +98,8 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
         let end = maker.end()
         let with = try #require(try record(samples, world, end: end, to: scratch.file("with")))
         let without = try #require(
-            try record(samples, world, end: end, to: scratch.file("without"), hasWorldStream: false))
+            try record(samples, world, end: end, to: scratch.file("without"), hasWorldStream: false)
+        )
         #expect(with.digests == without.digests && with.eventCount == without.eventCount)
         let trace = try TraceReader(path: scratch.file("with"))
         let plain = try TraceReader(path: scratch.file("without"))
@@ -138,7 +140,9 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
         let many = (0..<40_000).map { WorldEvent.kick(microseconds: UInt64($0) * 1000) }
         let world = [exits[1]: many + [.input(Array(repeating: 7, count: 9_000))]]
         // Input is cut into world events of 4096 bytes.
-        let cut = [exits[1]: many + [4096, 4096, 808].map { .input(Array(repeating: 7, count: $0)) }]
+        let cut = [
+            exits[1]: many + [4096, 4096, 808].map { .input(Array(repeating: 7, count: $0)) }
+        ]
         _ = try record(samples, world, end: nil, to: scratch.file("partial"))
         let partial = try TraceReader(path: scratch.file("partial"))
         #expect(partial.damages.isEmpty)
