@@ -91,8 +91,11 @@ let package = Package(
         tests("Symbols", ["Machine", "TestSupport"], exclude: ["Fixtures"]),
         tests(
             "Execution",
-            ["Devices", "Disassembly", "Guest", "KVM", "Machine", "TestSupport", "Trace"]),
-        tests("Analysis", ["Machine", "Trace"], exclude: ["Snapshots"]),
+            [
+                "Devices", "Disassembly", "Guest", "KVM", "Machine", "Symbols", "TestSupport",
+                "Trace",
+            ]),
+        tests("Analysis", ["Machine", "Symbols", "Trace"], exclude: ["Snapshots"]),
         .testTarget(
             name: "vmtapeTests", dependencies: ["vmtape", "Analysis", "TestSupport", "Trace"],
             exclude: ["Snapshots"], swiftSettings: strict),

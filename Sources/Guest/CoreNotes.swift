@@ -66,17 +66,21 @@ struct CoreNotes {
         }
     }
 
-    /// What gdb says the core is of (`elf_prpsinfo`).
-    mutating func addProcess(title: String) {
+    /// What gdb says the core is of (`elf_prpsinfo`). The program is what it compares with the name
+    /// of the file of symbols, in vain where the name does not fit.
+    mutating func addProcess(program: String, title: String) {
+        guard (1..<Self.programLength).contains(program.utf8.count) else { return }
         var content: [UInt8] = []
         // State, then flags.
         content.append(zeros: format == .elf64 ? 16 : 8)
         // User and group (16 bits each in the 32-bit form), then four process numbers.
         content.append(zeros: (format == .elf64 ? 8 : 4) + 16)
-        content.append(text: "vmtape", in: 16)
+        content.append(text: program, in: Self.programLength)
         content.append(text: title, in: 80)
         add("CORE", Self.process, content)
     }
+
+    private static let programLength = 16
 
     /// The system registers of one CPU, as QEMU's dump-guest-memory lays them out, version 1.
     mutating func addSystemRegisters(_ cpu: CoreFile.CPU) {

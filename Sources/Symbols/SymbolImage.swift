@@ -22,7 +22,7 @@ public final class SymbolImage {
     private let file: ELFFile?
     /// How to find callers: call frame information, read when first asked for. Most sessions
     /// never look at a stack.
-    private(set) lazy var callFrames: CallFrameInformation? = file.flatMap(CallFrameInformation.init)
+    private(set) lazy var callFrames = file.flatMap(CallFrameInformation.init)
     /// Physical ranges that differ from the linked ones, with what leads from them to those.
     private let physicalRanges: [(range: Range<UInt64>, toLinked: UInt64)]
 

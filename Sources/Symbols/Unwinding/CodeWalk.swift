@@ -222,7 +222,8 @@ struct CodeWalk {
 
     private static let changeNothing: Set<String> = [
         "cmp", "test", "nop", "cli", "sti", "cld", "std", "clac", "stac", "swapgs", "hlt", "pause",
-        "out", "endbr64", "endbr32", "wrmsr", "bt", "prefetch", "lfence", "mfence", "sfence", "verw",
+        "out", "endbr64", "endbr32", "wrmsr", "bt", "prefetch", "lfence", "mfence", "sfence",
+        "verw",
     ]
 
     // MARK: places
