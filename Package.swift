@@ -57,6 +57,7 @@ let package = Package(
         module("Guest", ["CElf", "CZlib", "CXXHash", "Machine"]),
         module("Devices", ["Machine"]),
         module("Symbols", ["CDemangle", "CElf", "Machine"]),
+        module("GDBRemote", ["Machine"]),
 
         // Top: what puts them together.
         module("Execution", ["Devices", "Disassembly", "Guest", "KVM", "Machine", "Trace"]),
@@ -64,7 +65,7 @@ let package = Package(
         .executableTarget(
             name: "vmtape",
             dependencies: [
-                "Analysis", "Devices", "Disassembly", "Execution", "Guest", "KVM",
+                "Analysis", "Devices", "Disassembly", "Execution", "GDBRemote", "Guest", "KVM",
                 "Machine", "Symbols", "Trace",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
@@ -93,6 +94,7 @@ let package = Package(
             "Execution",
             ["Devices", "Disassembly", "Guest", "KVM", "Machine", "TestSupport", "Trace"]),
         tests("Analysis", ["Machine", "Trace"], exclude: ["Snapshots"]),
+        tests("GDBRemote", ["Machine", "TestSupport"]),
         .testTarget(
             name: "vmtapeTests", dependencies: ["vmtape", "Analysis", "TestSupport", "Trace"],
             exclude: ["Snapshots"], swiftSettings: strict),
