@@ -6,6 +6,8 @@ internal import Glibc
 /// debugger left it, so that another one can be served after it.
 public struct DebugServer: ~Copyable, Sendable {
     private let listener: Listener?
+    /// Where a debugger is talked to that does not have to be waited for.
+    private let streams: (input: Int32, output: Int32)
     private let stopSignal: Signal
 
     /// What a debugger is given after `target remote`: `127.0.0.1:41000`, `[::1]:41000`, a socket's
@@ -30,7 +32,16 @@ public struct DebugServer: ~Copyable, Sendable {
         }
         self.stopSignal = stopSignal
         self.listener = listener
+        streams = (STDIN_FILENO, STDOUT_FILENO)
         address = listener?.address ?? "stdio"
+    }
+
+    /// A server for the debugger at the other end of two descriptors, which stay the caller's.
+    init(input: Int32, output: Int32) throws(TransportError) {
+        stopSignal = try Signal()
+        listener = nil
+        streams = (input, output)
+        address = "stdio"
     }
 
     /// Ends a server from another thread.
@@ -60,7 +71,7 @@ public struct DebugServer: ~Copyable, Sendable {
     ) throws(TransportError) -> SessionEnding {
         guard let listener else {
             let connection = Connection(
-                input: STDIN_FILENO, output: STDOUT_FILENO, stopper: stopSignal)
+                input: streams.input, output: streams.output, stopper: stopSignal)
             return try converse(connection, &target, interrupt)
         }
         while true {

@@ -1,57 +1,48 @@
-@testable import GDBRemote
+import GDBRemote
 import Glibc
-import Synchronization
 import TestSupport
 import Testing
 
 /// Real gdb against the toy machine.
 @Suite(.enabled(if: GDB.isThere, "gdb is not installed"), .serialized)
 struct RealDebuggerTests {
-    /// Serves on another thread while gdb runs; gives what gdb printed.
-    static func session(
+    /// What gdb prints, and how the session ended.
+    private func session(
         _ commands: [String], at endpoint: Endpoint = .tcp(host: nil, port: 0),
-        extended: Bool = false, machine: @escaping @Sendable () -> ToyMachine = { ToyMachine() }
-    ) async throws -> (text: String, ending: SessionEnding) {
-        let server = try DebugServer(at: endpoint)
-        let address = server.address
-        let stopper = server.stopper
-        let box = ServerBox(server)
-        async let ending = box.serve(machine)
-        defer { stopper.stop() }
-        let text = try GDB.run(commands, at: address, extended: extended)
-        return (text, try await ending)
+        extended: Bool = false,
+        machine: @escaping @Sendable () -> ToyMachine = { ToyMachine() }
+    ) throws -> String {
+        let server = try ServingThread(at: endpoint, machine: machine)
+        let text = try GDB.run(commands, at: server.address, extended: extended)
+        #expect(try server.endings() == [.detached])
+        return text
     }
 
-    @Test func goesForwardAndBack() async throws {
-        let (text, ending) = try await Self.session([
-            "break bump", "continue", "info registers rip", "x/2i $pc", "backtrace", "continue",
-            "print *(long *)&counter", "reverse-continue", "print *(long *)&counter",
-            "reverse-continue", "reverse-continue", "stepi", "reverse-stepi", "delete", "continue",
-            "continue", "reverse-continue", "info threads",
+    /// The values that `printf "value %lx\n"` printed.
+    private func values(_ text: String) -> [String] {
+        text.split(separator: "\n").filter { $0.hasPrefix("value ") }.map {
+            String($0.dropFirst(6))
+        }
+    }
+
+    private let tell = "printf \"value %lx %ld\\n\", $rip, *(long *)&counter"
+
+    @Test func goesForwardAndBack() throws {
+        let text = try session([
+            "break *0x400020", "continue", tell, "continue", tell, "reverse-continue", tell,
+            "reverse-continue", tell, "reverse-continue", tell, "delete", "continue", tell,
+            "stepi", tell, "reverse-stepi", tell,
         ])
-        print(text)
-        #expect(ending == .detached)
+        #expect(
+            values(text) == [
+                "400020 0", "400020 1", "400020 0", "400000 0", "400000 0", "400017 5",
+                "400017 5", "40000f 5",
+            ])
+        #expect(text.components(of: "No more reverse-execution history.") == 4)
     }
 }
 
-/// Carries a server to the thread that serves.
-final class ServerBox: Sendable {
-    private let server: Mutex<DebugServer?>
-
-    init(_ server: consuming DebugServer) {
-        let server: DebugServer? = consume server
-        self.server = Mutex(server)
-    }
-
-    func serve(_ machine: @Sendable () -> ToyMachine) async throws -> SessionEnding {
-        var machine = machine()
-        return try serve(&machine)
-    }
-
-    func serve(_ machine: inout ToyMachine) throws -> SessionEnding {
-        guard var server = server.withLock({ $0.take() }) else {
-            throw SupportError("the server is gone")
-        }
-        return try server.serve(&machine, interrupt: InterruptFlag())
-    }
+extension String {
+    /// How often a text occurs.
+    func components(of text: String) -> Int { ranges(of: text).count }
 }

@@ -51,10 +51,25 @@ struct Talk: ~Copyable {
             let sum = payload.unicodeScalars.reduce(0) { ($0 + $1.value) & 0xFF }
             let after = rest.index(end, offsetBy: 3)
             let given = UInt32(rest[rest.index(after: end)..<after], radix: 16)
-            result.append(given == sum ? String(payload) : "wrong checksum: \(payload)")
+            result.append(given == sum ? unescaped(payload) : "wrong checksum: \(payload)")
             rest = rest[after...]
         }
         return result
+    }
+
+    private static func unescaped(_ payload: Substring) -> String {
+        var result = String.UnicodeScalarView()
+        var isEscaped = false
+        for scalar in payload.unicodeScalars {
+            if scalar == "}", !isEscaped {
+                isEscaped = true
+                continue
+            }
+            let byte = UInt8(truncatingIfNeeded: scalar.value)
+            result.append(Unicode.Scalar(isEscaped ? byte ^ 0x20 : byte))
+            isEscaped = false
+        }
+        return String(result)
     }
 }
 

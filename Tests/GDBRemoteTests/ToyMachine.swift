@@ -7,7 +7,7 @@ struct ToyMachine: DebugTarget, ~Copyable {
     private var moments: [ToyCPU]
     private var now = 0
     private let isSpinning: Bool
-    var breakpoints: [Breakpoint] = []
+    var breakpoints: Set<Breakpoint> = []
     var isWritable = false
     var executable: DebugExecutable? = DebugExecutable(name: "toy", bytes: ToyProgram.elf)
     /// Registers that a test sets and the CPU does not have.
@@ -77,15 +77,11 @@ struct ToyMachine: DebugTarget, ~Copyable {
     }
 
     mutating func insert(_ breakpoint: Breakpoint) throws(DebugError) {
-        precondition(!breakpoints.contains(breakpoint))
-        breakpoints.append(breakpoint)
+        precondition(breakpoints.insert(breakpoint).inserted, "there already")
     }
 
     mutating func remove(_ breakpoint: Breakpoint) throws(DebugError) {
-        guard let index = breakpoints.firstIndex(of: breakpoint) else {
-            preconditionFailure("never inserted")
-        }
-        breakpoints.remove(at: index)
+        precondition(breakpoints.remove(breakpoint) != nil, "never inserted")
     }
 
     // MARK: Moving

@@ -35,8 +35,10 @@ struct Session {
     var space = MemorySpace.virtual
     var generalThread = Command.ThreadChoice.any
     var resumingThread = Command.ThreadChoice.any
-    /// In the order of insertion.
-    private(set) var breakpoints: [Breakpoint] = []
+    private(set) var breakpoints: Set<Breakpoint> = []
+    /// Lines for the console, which a debugger listens to only at times.
+    private var unshown: [String] = []
+    private static let unshownLimit = 4
 
     // MARK: Input
 
@@ -96,9 +98,26 @@ struct Session {
 
     /// Says why something was not done.
     ///
-    /// gdb understands `E.text` since 4.x in answer to most packets, whether or not it shows it.
+    /// gdb takes `E.text` for an error in answer to most packets, whether or not it shows the text.
     mutating func fail(_ error: DebugError) {
         send(Array("E.".utf8) + PacketFrame.text(error.description))
+    }
+
+    /// Says why data cannot be had: gdb before 15 would decode `E.text` as data (`m`, `g`, `qRcmd`).
+    mutating func failToRead(_ error: DebugError) {
+        if showsErrorText { fail(error) } else { send("E01") }
+    }
+
+    /// Keeps a line for the next time that something can be shown.
+    mutating func showLater(_ line: String) {
+        if !unshown.contains(line), unshown.count < Self.unshownLimit { unshown.append(line) }
+    }
+
+    /// Shows what could not be shown before.
+    mutating func showUnshown() {
+        let lines = unshown
+        unshown.removeAll()
+        for line in lines { show(line + "\n") }
     }
 
     /// Shows text on the debugger's console. Only where it waits for a stop or for `qRcmd`.
@@ -130,7 +149,7 @@ struct Session {
         }
         do throws(DebugError) {
             try target.insert(breakpoint)
-            breakpoints.append(breakpoint)
+            breakpoints.insert(breakpoint)
             sendOK()
         } catch { fail(error) }
     }
@@ -138,17 +157,21 @@ struct Session {
     mutating func remove<Target: DebugTarget & ~Copyable>(
         _ breakpoint: Breakpoint, _ target: inout Target
     ) {
-        guard let index = breakpoints.firstIndex(of: breakpoint) else { return sendOK() }
+        guard breakpoints.contains(breakpoint) else { return sendOK() }
         do throws(DebugError) {
             try target.remove(breakpoint)
-            breakpoints.remove(at: index)
+            breakpoints.remove(breakpoint)
             sendOK()
         } catch { fail(error) }
     }
 
     /// Leaves the machine as a debugger found it, but for where it stands.
     mutating func close<Target: DebugTarget & ~Copyable>(_ target: inout Target) {
-        for breakpoint in breakpoints { try? target.remove(breakpoint) }
+        // A target may see the order.
+        let ordered = breakpoints.sorted {
+            ($0.kind.rawValue, $0.address, $0.length) < ($1.kind.rawValue, $1.address, $1.length)
+        }
+        for breakpoint in ordered { try? target.remove(breakpoint) }
         breakpoints.removeAll()
     }
 }

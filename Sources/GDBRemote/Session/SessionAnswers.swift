@@ -89,6 +89,7 @@ extension Session {
     }
 
     private mutating func answerMonitor(_ text: [UInt8]) -> Next {
+        showUnshown()
         do throws(DebugError) {
             switch try MonitorParser.parse(text) {
             case .command(let command): return .work(.monitor(command))
@@ -100,11 +101,9 @@ extension Session {
         return .wait
     }
 
-    /// gdb before 15 takes `E.text` in answer to `qRcmd` for output, and decodes it.
     private mutating func failMonitor(_ error: DebugError) {
-        if showsErrorText { return fail(error) }
-        show("\(error.description)\n")
-        send("E01")
+        if !showsErrorText { show("\(error.description)\n") }
+        failToRead(error)
     }
 
     /// Does what may take long, and answers.
@@ -136,6 +135,7 @@ extension Session {
     }
 
     private mutating func tell(_ event: StopEvent) {
+        showUnshown()
         if !event.note.isEmpty { show(event.note + "\n") }
         if case .divergence(let text) = event.reason { show(text + "\n") }
     }

@@ -10,8 +10,7 @@ extension Session {
         do throws(DebugError) {
             guard let thread = thread(generalThread, &target) else { throw Self.noThread }
             switch command {
-            case .readRegisters:
-                send(RegisterCoding.allAsText(try target.registers(of: thread)))
+            case .readRegisters: try readRegisters(of: thread, &target)
             case .readRegister(let number):
                 let register = try Self.register(number)
                 send(RegisterCoding.text(of: register, in: try target.registers(of: thread)))
@@ -31,6 +30,14 @@ extension Session {
             default: send("")
             }
         } catch { fail(error) }
+    }
+
+    private mutating func readRegisters<Target: DebugTarget & ~Copyable>(
+        of thread: DebugThread.ID, _ target: inout Target
+    ) throws(DebugError) {
+        do throws(DebugError) {
+            send(RegisterCoding.allAsText(try target.registers(of: thread)))
+        } catch { failToRead(error) }
     }
 
     private static func register(_ number: Int) throws(DebugError) -> RegisterDescription {
@@ -61,7 +68,7 @@ extension Session {
                 bytes = Array(bytes.prefix(count))
             }
             send(isBinary ? [UInt8(ascii: "b")] + bytes : HexText.bytes(bytes))
-        } catch { fail(error) }
+        } catch { failToRead(error) }
     }
 
     mutating func writeMemory<Target: DebugTarget & ~Copyable>(
@@ -71,7 +78,13 @@ extension Session {
             // How gdb finds out whether it may send binary data.
             guard !bytes.isEmpty else { return sendOK() }
             guard let thread = thread(generalThread, &target) else { throw Self.noThread }
-            guard target.isWritable else { throw .readOnly }
+            guard target.isWritable else {
+                // gdb says only that it cannot access the memory.
+                showLater(
+                    "The write to 0x\(String(address, radix: 16)) was refused: \(DebugError.readOnly)"
+                )
+                throw .readOnly
+            }
             try target.write(bytes, at: address, space: space, thread: thread)
             sendOK()
         } catch { fail(error) }

@@ -36,7 +36,8 @@ public enum Endpoint: Equatable, Sendable {
         guard !portText.isEmpty, portText.utf8.allSatisfy({ (48...57).contains($0) }),
             let port = UInt16(portText)
         else {
-            throw .badEndpoint(text, "write [HOST:]PORT with a port of 0 to 65535, unix:PATH, stdio")
+            throw .badEndpoint(
+                text, "write [HOST:]PORT with a port of 0 to 65535, unix:PATH, stdio")
         }
         var host = colon.map { text[..<$0] } ?? ""
         if host.hasPrefix("["), host.hasSuffix("]") {
