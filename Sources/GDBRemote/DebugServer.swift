@@ -108,7 +108,7 @@ public struct DebugServer: ~Copyable, Sendable {
                 try Self.flush(&session, connection)
                 if case .end(let ending) = next { return ending }
             }
-        } catch { return ending(of: error) }
+        } catch { return session.judged(ending(of: error)) }
     }
 
     /// Does what may take long, with the connection watched.

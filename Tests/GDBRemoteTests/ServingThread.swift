@@ -6,12 +6,16 @@ import TestSupport
 
 /// A server on a thread of its own, so that a test may wait for what talks to it.
 final class ServingThread: Sendable {
-    private struct State {
+    private struct Outcome {
         var isStarted = false
         var results: [Result<SessionEnding, TransportError>] = []
         /// What the machine is like after each session.
         var positions: [UInt64] = []
         var breakpointCounts: [Int] = []
+    }
+
+    private final class State: Sendable {
+        let outcome = Mutex(Outcome())
     }
 
     private final class Body: Sendable {
@@ -21,7 +25,7 @@ final class ServingThread: Sendable {
 
     let address: String
     private let stopper: DebugServer.Stopper
-    private let state: Mutex<State>
+    private let state = State()
     private let thread: Mutex<pthread_t?>
     let interrupt: InterruptFlag
 
@@ -43,12 +47,12 @@ final class ServingThread: Sendable {
         address = server.address
         stopper = server.stopper
         self.interrupt = interrupt
-        state = Mutex(State())
+        let state = state
         thread = Mutex(nil)
         let server: DebugServer? = consume server
         let box = Mutex(server)
         let cell = ServerCell(box)
-        let body = Body { [unowned self] in
+        let body = Body {
             guard var server = cell.take() else { return }
             var machine = machine()
             for _ in 0..<sessions {
@@ -58,7 +62,7 @@ final class ServingThread: Sendable {
                 } catch { result = .failure(error) }
                 let position = machine.position.instructions
                 let count = machine.breakpoints.count
-                self.state.withLock {
+                state.outcome.withLock {
                     $0.results.append(result)
                     $0.positions.append(position)
                     $0.breakpointCounts.append(count)
@@ -92,12 +96,12 @@ final class ServingThread: Sendable {
     /// Waits for the last session; how each of them ended.
     func endings() throws -> [SessionEnding] {
         join()
-        return try state.withLock { $0.results }.map { try $0.get() }
+        return try state.outcome.withLock { $0.results }.map { try $0.get() }
     }
 
     /// Where the machine was after each session. After ``endings()``.
-    var positions: [UInt64] { state.withLock { $0.positions } }
-    var breakpointCounts: [Int] { state.withLock { $0.breakpointCounts } }
+    var positions: [UInt64] { state.outcome.withLock { $0.positions } }
+    var breakpointCounts: [Int] { state.outcome.withLock { $0.breakpointCounts } }
 
     private func join() {
         guard let id = thread.withLock({ $0.take() }) else { return }

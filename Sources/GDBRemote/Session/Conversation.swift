@@ -33,6 +33,6 @@ public struct Conversation: ~Copyable {
     /// Takes the debugger's breakpoints out of the target.
     public mutating func close<Target: DebugTarget & ~Copyable>(_ target: inout Target) {
         session.close(&target)
-        if ending == nil { ending = .disconnected }
+        if ending == nil { ending = session.judged(.disconnected) }
     }
 }

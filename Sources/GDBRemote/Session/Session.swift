@@ -35,6 +35,9 @@ struct Session {
     var space = MemorySpace.virtual
     var generalThread = Command.ThreadChoice.any
     var resumingThread = Command.ThreadChoice.any
+    /// In extended mode a debugger stays when it has killed the machine, to run it again.
+    var isExtended = false
+    var isKilled = false
     private(set) var breakpoints: Set<Breakpoint> = []
     /// Lines for the console, which a debugger listens to only at times.
     private var unshown: [String] = []
@@ -163,6 +166,11 @@ struct Session {
             breakpoints.remove(breakpoint)
             sendOK()
         } catch { fail(error) }
+    }
+
+    /// What an ending means, after all that was said before.
+    func judged(_ ending: SessionEnding) -> SessionEnding {
+        isKilled && (ending == .detached || ending == .disconnected) ? .killed : ending
     }
 
     /// Leaves the machine as a debugger found it, but for where it stands.

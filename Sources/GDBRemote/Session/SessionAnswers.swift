@@ -11,11 +11,11 @@ extension Session {
         case .detach:
             close(&target)
             sendOK()
-            return .end(.detached)
-        case .kill: return .end(.killed)
+            return .end(judged(.detached))
+        case .kill: return kill()
         case .killAndReport:
             sendOK()
-            return .end(.killed)
+            return kill()
         case .readRegisters, .writeRegisters, .readRegister, .writeRegister:
             answerRegisters(command, &target)
         case .readMemory(let address, let count, let isBinary):
@@ -36,13 +36,21 @@ extension Session {
         return .wait
     }
 
+    private mutating func kill() -> Next {
+        isKilled = true
+        return isExtended ? .wait : .end(.killed)
+    }
+
     private mutating func answerSimple<Target: DebugTarget & ~Copyable>(
         _ command: Command, _ target: inout Target
     ) {
         switch command {
         case .supported(let features): answerSupported(features, &target)
         case .startNoAcknowledgement: stopAcknowledging()
-        case .enableExtendedMode, .symbolLookup: sendOK()
+        case .enableExtendedMode:
+            isExtended = true
+            sendOK()
+        case .symbolLookup: sendOK()
         case .resumeKinds: send("vCont;c;C;s;S;t;r")
         // gdb then detaches when it quits, and does not kill.
         case .isAttached: send("1")
@@ -118,6 +126,7 @@ extension Session {
                 report(event, &target)
             } catch { fail(error) }
         case .restart(let reports):
+            isKilled = false
             do throws(DebugError) {
                 _ = try target.monitor(.goTo(.position(.begin)), until: interrupt)
                 if reports { report(StopEvent(.step, thread: target.currentThread), &target) }

@@ -48,8 +48,8 @@ struct Connection: ~Copyable {
         while position == bytes.count {
             let ready = try Poll.wait(reading: [input, listener?.number ?? -1, stopper.number])
             if ready[2] { throw .stopped }
-            if ready[1] { listener?.refuseNext() }
-            if ready[0] { try fill() }
+            // One that has just gone must not keep the next one out.
+            if ready[0] { try fill() } else if ready[1] { listener?.refuseNext() }
         }
         defer { position += 1 }
         return bytes[position]

@@ -79,7 +79,7 @@ final class RunWatcher: Sendable {
                 input = -1
                 continue
             }
-            if ready[1] { listener?.refuseNext() }
+            if ready[1], !ready[0] { listener?.refuseNext() }
             if ready[2] {
                 fail(.stopped)
                 stop = -1
