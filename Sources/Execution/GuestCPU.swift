@@ -131,6 +131,28 @@ extension GuestCPU: Processor {
         }
     }
 
+    /// Puts the interrupt table out of force, or back in force.
+    public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 {
+        guard let before = try pending?.setInterruptTableLimit(limit) else { Self.gone() }
+        return before
+    }
+
+    /// The exception behind a shutdown (KVM_GET_VCPU_EVENTS).
+    public mutating func raisedException() throws(KVMError) -> UInt8 {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            try cpu.events().exceptionVector
+        }
+    }
+
+    /// Puts RIP elsewhere; the CPU must be settled.
+    public mutating func moveRIP(to address: UInt64) throws(KVMError) {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            var registers = try cpu.registers()
+            registers.rip = address
+            try cpu.setRegisters(registers)
+        }
+    }
+
     /// Whether KVM would take an interrupt now; to be asked when settled.
     public var isReadyForInterrupt: Bool {
         switch pending {

@@ -37,6 +37,12 @@ public struct RunLoop: ~Copyable {
     private let exitLimit: UInt64
     let traps: RewriteTraps
     let stop: StopRequest
+    /// KVM counts ring 0's instructions here.
+    let hasCounter: Bool
+    /// Ring 3 is stopped as ``Ring3Stops`` has it; elsewhere as ring 0 is.
+    let usesRing3Stops: Bool
+    /// Hardware breakpoints stop ring 3 as they stop ring 0.
+    let breaksRing3: Bool
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
     /// The timer runs.
@@ -56,6 +62,9 @@ public struct RunLoop: ~Copyable {
         stop: StopRequest
     ) {
         finder = InstructionFinder(behaviour)
+        hasCounter = behaviour.instructionCounter != .no
+        breaksRing3 = behaviour.breakpointRing3 == .yes
+        usesRing3Stops = behaviour.exceptionStopsRing3 == .yes
         self.exitLimit = exitLimit
         self.traps = traps
         self.stop = stop
@@ -107,7 +116,7 @@ public struct RunLoop: ~Copyable {
 
     /// Everything that one exit asks for; nil: the guest runs on.
     @inline(__always)
-    private mutating func take<CPU, Side>(
+    mutating func take<CPU, Side>(
         _ step: RunStep, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> LoopOutcome?
@@ -197,7 +206,7 @@ public struct RunLoop: ~Copyable {
     /// would come in the middle of an instruction. That may take further exits, which are
     /// ordinary ones, and the same without an interrupt.
     @inline(never)
-    private mutating func deliver<CPU, Side>(
+    mutating func deliver<CPU, Side>(
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {

@@ -302,6 +302,25 @@ public struct PendingCPU: ~Copyable {
         core.synchronised.union(core.fetched).contains(.general)
     }
 
+    /// Puts the interrupt descriptor table out of force, or back (KVM_SET_SREGS, its limit alone).
+    ///
+    /// Allowed while an access waits for its answer: what finishes the access reads none of these
+    /// registers (measured on KVM without hardware virtualization, the only user of this).
+    ///
+    /// - Returns: The limit that was in force.
+    public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 {
+        var system = SystemRegisters()
+        try KVMError.check(
+            unsafe ckvm_get_sregs(core.descriptor.number, &system), "KVM_GET_SREGS")
+        let before = system.idt.limit
+        system.idt.limit = limit
+        try KVMError.check(
+            unsafe ckvm_set_sregs(core.descriptor.number, &system), "KVM_SET_SREGS")
+        // SAFETY: the page has room for the registers, and shows those of the last exit.
+        unsafe core.page.systemRegisters.pointee.idt.limit = limit
+        return before
+    }
+
     /// Asks for an ``Exit/irqWindowOpen`` as soon as the guest can take an interrupt.
     public mutating func requestInterruptWindow(_ on: Bool) {
         unsafe ckvm_set_request_interrupt_window(core.page.run, on ? 1 : 0)
