@@ -14,8 +14,21 @@ public struct GuestCPU: ~Copyable {
     private var instructions: Statistic?
     /// The MSRs that landmarks compare; empty until they are first needed.
     var comparedMSRs: [UInt32] = []
+    /// The MSRs that KVM would have saved; those that can also be set once they are known.
+    var savedMSRs: [UInt32]
+    /// ``savedMSRs`` are known to be settable.
+    var areSavedMSRsSettable = false
+    /// What the count of instructions must be moved by: the host's never goes back, and the guest
+    /// does when a checkpoint is restored.
+    var progressOffset: UInt64 = 0
 
-    init(_ cpu: consuming PendingCPU) { pending = consume cpu }
+    init(_ cpu: consuming PendingCPU, savedMSRs: [UInt32]) {
+        pending = consume cpu
+        self.savedMSRs = savedMSRs
+    }
+
+    /// Makes the run page show what was written by requests; nothing may be pending.
+    mutating func refreshPage() throws(KVMError) { try pending?.refreshPage() }
 
     /// Works on the CPU while nothing is pending; to be done when settled.
     mutating func withSettled<Result>(
@@ -100,8 +113,8 @@ extension GuestCPU: Processor {
         }
     }
 
-    /// KVM's count of emulated instructions, where that is a count of all in ring 0; the CPU must
-    /// be settled the first time.
+    /// KVM's count of emulated instructions, where that is a count of all in ring 0, since the
+    /// guest's first one: a checkpoint takes it back. The CPU must be settled the first time.
     public mutating func progress() throws(KVMError) -> UInt64? {
         if statistics == nil {
             let all = try whileSettled {
@@ -110,8 +123,8 @@ extension GuestCPU: Processor {
             instructions = all.find("insn_emulation")
             statistics = consume all
         }
-        guard let instructions else { return nil }
-        return try statistics?.read(instructions)
+        guard let instructions, let count = try statistics?.read(instructions) else { return nil }
+        return count &+ progressOffset
     }
 
     /// Arms breakpoints and steps; the CPU must be settled.

@@ -24,7 +24,7 @@ public enum LoopOutcome: Equatable, Sendable {
 /// Nothing is allocated per exit.
 public struct RunLoop: ~Copyable {
     /// Exits made so far; the next one has this number.
-    public private(set) var exitCount: UInt64 = 0
+    public internal(set) var exitCount: UInt64 = 0
     /// The last exit that nobody answers: with it the guest stops.
     public internal(set) var unansweredExit: Exit?
     /// The last exit that is neither a port access nor one to device memory.
@@ -210,9 +210,21 @@ public struct RunLoop: ~Copyable {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        if let landmark = try side.landmark() {
-            return try reach(landmark, &cpu, &side, memory: memory)
+        if try side.landmark() == nil,
+            let outcome = try deliverAtExit(&cpu, &side, memory: memory)
+        {
+            return outcome
         }
+        // An interrupt in mid-flight may come first, or follow before the next exit.
+        guard let landmark = try side.landmark() else { return nil }
+        return try reach(landmark, &cpu, &side, memory: memory)
+    }
+
+    /// The part of ``deliver(_:_:memory:)`` that stays at the exit.
+    mutating func deliverAtExit<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         // An exception that is on its way is delivered first; the interrupt comes at a later exit.
         guard exitCount != exceptionCount else { return nil }
         // SAFETY: the page's registers do not change before the next run.
@@ -232,18 +244,40 @@ public struct RunLoop: ~Copyable {
                 return outcome
             }
         }
-        guard cpu.isReadyForInterrupt, try side.hasInterrupt() else { return nil }
+        guard cpu.isReadyForInterrupt, try side.hasInterrupt(), try side.landmark() == nil else {
+            return nil
+        }
         let vector = try side.acknowledgeInterrupt()
         guard try side.interruption(Interruption(.external, vector: vector)) else {
             return .endedByListener
         }
         do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
-        // An interrupt in mid-flight may follow before the next exit.
-        if let landmark = try side.landmark() {
-            return try reach(landmark, &cpu, &side, memory: memory)
-        }
         // A tape may end here: the guest never exited again, or the recorder was killed.
         return try outcome(&side, natural: nil, canWake: false, memory: memory)
+    }
+
+    /// What of the loop belongs to a place in the run.
+    struct Place: Sendable {
+        var exitCount: UInt64
+        fileprivate var exceptionCount: UInt64
+        fileprivate var finder: InstructionFinder.Memory
+
+        /// What it takes in memory beside other places, in bytes.
+        var byteCount: Int { MemoryLayout<Place>.size }
+    }
+
+    /// Where the loop stands: to be set only together with CPU, memory and world.
+    var place: Place {
+        get {
+            Place(
+                exitCount: exitCount, exceptionCount: exceptionCount, finder: finder.memory)
+        }
+        set {
+            exitCount = newValue.exitCount
+            exceptionCount = newValue.exceptionCount
+            finder.memory = newValue.finder
+            unansweredExit = nil
+        }
     }
 
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.

@@ -157,6 +157,20 @@ public struct PendingCPU: ~Copyable {
             "KVM_GET_SREGS")
     }
 
+    /// Makes the run page show the CPU as it stands, after its state was written by requests
+    /// (KVM_RUN under `immediate_exit`): registers, and whether an interrupt would be taken. Nothing
+    /// may be pending.
+    public mutating func refreshPage() throws(KVMError) {
+        let run = unsafe core.page.run
+        unsafe ckvm_set_immediate_exit(run, 1)
+        let result = unsafe enter(run)
+        unsafe ckvm_kick_restore(core.mapping.kick)
+        guard result != 0, try !isFault(result) else {
+            throw .malformed("an exit of a vCPU of which nothing is pending")
+        }
+        clearInterruptBitmap()
+    }
+
     // MARK: What the page says
 
     // Of what the CPU was not asked to synchronise, the page holds nothing of use.
