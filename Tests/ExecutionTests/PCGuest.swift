@@ -72,7 +72,7 @@ struct PCTape {
         [directory.file("console"), directory.file("debug-console")]
     }
 
-    private var path: String { Self.path(directory) }
+    var path: String { Self.path(directory) }
 
     func bytes() throws -> [UInt8] { try GuestFile(path: path).bytes }
 
