@@ -169,7 +169,6 @@ extension TimeMachine {
             if let arrival = try settle() { return arrival }
             if journey.course.stops.contains(linearRIP) { isStepped = true }
         }
-        journey.isAtStart = false
         if isStepped {
             let exits = loop.exitCount
             if let arrival = try settle() { return arrival }
@@ -178,6 +177,12 @@ extension TimeMachine {
                 return nil
             }
         }
+        if isStepped, !journey.isAtStart, standing == .atExit,
+            journey.course.stops.contains(linearRIP), journey.wanted == nil
+        {
+            return .breakpoint(linearRIP)
+        }
+        journey.isAtStart = false
         // HLT exits by itself. Stepped, it would stop after it, and KVM's emulator would remember the
         // halt until after the instruction that follows.
         let isHalt = isStepped && standing != .afterKick && isAtHalt

@@ -185,7 +185,7 @@ extension TimeMachine {
             guard place < end, last.map({ $0.position < place }) ?? true else { return }
             last = (place, .breakpoint(address))
         }
-        if stops.contains(linearRIP) { note(position, linearRIP) }
+        if stops.contains(linearRIP), try !isInterruptNext() { note(position, linearRIP) }
         while true {
             let arrival = try forward(
                 Course(limit: end, stops: stops), isInterrupted: isInterrupted)
@@ -202,7 +202,9 @@ extension TimeMachine {
         before end: Position, _ stops: [GuestVirtualAddress], _ watched: [Watchpoint],
         into last: inout (position: Position, stop: TravelStop)?, _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> TravelStop? {
-        if let address = stops.first(where: { $0 == linearRIP }), position < end {
+        if let address = stops.first(where: { $0 == linearRIP }), position < end,
+            try !isInterruptNext()
+        {
             last = (position, .breakpoint(address))
         }
         while true {
@@ -219,6 +221,12 @@ extension TimeMachine {
             default: return nil
             }
         }
+    }
+
+    /// Whether the guest takes an interrupt here before its next instruction.
+    private mutating func isInterruptNext() throws(ExecutionError) -> Bool {
+        guard standing == .atExit, try tape.hasInterrupt() else { return false }
+        return try tape.landmark() == nil
     }
 
     // MARK: Which pages were written
