@@ -1,0 +1,66 @@
+/// A place in a run: after which exit, and how many instructions since (DESIGN 2).
+///
+/// A position lies between two instructions. `N+K` in text is K instructions after exit N has been
+/// answered and all that it left pending is done; the time before exit 0 is `begin`. Which machine
+/// stands there is the same in every replay, so that positions may be kept, compared and told to
+/// others.
+public struct Position: Hashable, Sendable {
+    /// How many exits have been made: one more than the number of the last one.
+    public var exitCount: UInt64
+    /// Instructions executed since; one REP counts as one.
+    public var instructions: UInt64
+
+    /// Makes a position.
+    public init(exitCount: UInt64, instructions: UInt64 = 0) {
+        self.exitCount = exitCount
+        self.instructions = instructions
+    }
+
+    /// Before the first instruction.
+    public static let begin = Position(exitCount: 0)
+
+    /// After an exit of this number; nil: it has none after it.
+    public init?(after exit: UInt64, instructions: UInt64 = 0) {
+        guard exit < .max else { return nil }
+        self.init(exitCount: exit + 1, instructions: instructions)
+    }
+}
+
+extension Position: Comparable {
+    /// Earlier in the run.
+    public static func < (a: Position, b: Position) -> Bool {
+        (a.exitCount, a.instructions) < (b.exitCount, b.instructions)
+    }
+}
+
+extension Position: LosslessStringConvertible {
+    /// `begin`, `begin+K`, `N`, `N+K`: what ``init(_:)`` takes.
+    public var description: String {
+        let exit = exitCount == 0 ? "begin" : String(exitCount - 1)
+        return instructions == 0 ? exit : "\(exit)+\(instructions)"
+    }
+
+    /// Reads a position; nil where the text is none.
+    public init?(_ text: String) {
+        let parts = text.split(separator: "+", maxSplits: 1, omittingEmptySubsequences: false)
+        guard let first = parts.first else { return nil }
+        var instructions: UInt64 = 0
+        if parts.count == 2 {
+            guard let count = Self.number(parts[1]) else { return nil }
+            instructions = count
+        }
+        if first == "begin" {
+            self.init(exitCount: 0, instructions: instructions)
+        } else if let exit = Self.number(first) {
+            self.init(after: exit, instructions: instructions)
+        } else {
+            return nil
+        }
+    }
+
+    /// Decimal digits only: no sign, which `UInt64(_:)` would take.
+    private static func number(_ text: Substring) -> UInt64? {
+        guard !text.isEmpty, text.utf8.allSatisfy({ (48...57).contains($0) }) else { return nil }
+        return UInt64(text)
+    }
+}
