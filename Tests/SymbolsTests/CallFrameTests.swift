@@ -199,6 +199,21 @@ extension CallFrameRules {
         }
     }
 
+    /// The rest of a section is lost where a length leads out of it; a person is told once.
+    @Test func damageIsAWarning() throws {
+        var bytes = try Fixture.kernel32.bytes()
+        // The function of the second entry, and the length before it.
+        let entry: [UInt8] = [0x1C, 0, 0, 0, 0, 0, 0, 0, 0x30, 0, 0x10, 0]
+        let at = try #require(bytes.indices.first { bytes[$0...].starts(with: entry) })
+        bytes[at + 3] = 0x7F
+        let symbolizer = Symbolizer()
+        try symbolizer.addGuestImage(elf: bytes, name: "damaged.elf", search: nil)
+        #expect(symbolizer.warnings.isEmpty)
+        #expect(symbolizer.callFrame(at: 0x10_0030) == nil)
+        #expect(symbolizer.warnings.count == 1)
+        #expect(symbolizer.warnings.first?.description.contains("backtraces may end early") == true)
+    }
+
     // MARK: expressions
 
     @Test(
