@@ -34,7 +34,7 @@ struct CheckpointTests {
     ) throws {
         var machine = try GuestMachine.replaying(
             reader, host: host, isForced: false, differences: [])
-        let pin = try ThreadPin(toCPU: VCPUPlacement.choose(as: reader.header))
+        let pin = try ThreadPin(toCPU: VCPUPlacement.choose(nil, as: reader.header))
         defer { extendLifetime(pin) }
         try machine.trackWrites()
         var digest = try CurrentMemoryDigest(&machine)
