@@ -195,7 +195,19 @@ public struct LiveWorld: World, ~Copyable {
 
     /// Whether an interrupt waits for the CPU.
     @inline(__always)
-    public mutating func hasInterrupt() throws(ExecutionError) -> Bool { devices.hasInterrupt }
+    public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
+        devices.hasInterrupt || devices.hasNonMaskableInterrupt
+    }
+
+    /// Whether the local APIC has one.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        devices.hasNonMaskableInterrupt
+    }
+
+    /// The local APIC's is taken.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
+        devices.acknowledgeNonMaskableInterrupt()
+    }
 
     /// The interrupt controller's acknowledge cycle.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
@@ -233,7 +245,7 @@ public struct LiveWorld: World, ~Copyable {
     @inline(never)
     private mutating func idle() -> Bool {
         devices.flush()
-        while !devices.hasInterrupt {
+        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt {
             // Somebody wants the run to end: it ends at this very exit.
             if stop.reason != nil { return true }
             let deadline = devices.nextDeadline

@@ -241,10 +241,10 @@ public struct RunLoop: ~Copyable {
         }
         // An exception that is on its way is delivered first; the interrupt comes at a later exit.
         guard exitCount != exceptionCount else { return nil }
+        let isNonMaskable = try side.hasNonMaskableInterrupt()
         // SAFETY: the page's registers do not change before the next run.
-        guard unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0 else {
-            return nil
-        }
+        let flags = unsafe cpu.registersPointer.pointee.rflags
+        guard isNonMaskable || flags & Self.interruptFlag != 0 else { return nil }
         settling: while true {
             let entered = HostThread.timestamp()
             let settlement: Settlement
@@ -258,12 +258,21 @@ public struct RunLoop: ~Copyable {
                 return outcome
             }
         }
-        guard cpu.isReadyForInterrupt, try side.hasInterrupt() else { return nil }
-        let vector = try side.acknowledgeInterrupt()
-        guard try side.interruption(Interruption(.external, vector: vector)) else {
-            return .endedByListener
+        if isNonMaskable {
+            // Where the CPU cannot take it now, KVM keeps it until it can.
+            try side.acknowledgeNonMaskableInterrupt()
+            guard try side.interruption(Interruption(.nmi, vector: 2)) else {
+                return .endedByListener
+            }
+            try kvm { () throws(KVMError) in try cpu.nonMaskableInterrupt() }
+        } else {
+            guard cpu.isReadyForInterrupt, try side.hasInterrupt() else { return nil }
+            let vector = try side.acknowledgeInterrupt()
+            guard try side.interruption(Interruption(.external, vector: vector)) else {
+                return .endedByListener
+            }
+            try kvm { () throws(KVMError) in try cpu.interrupt(vector: vector) }
         }
-        do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
         // An interrupt in mid-flight may follow before the next exit.
         if let landmark = try side.landmark() {
             return try reach(landmark, &cpu, &side, memory: memory)

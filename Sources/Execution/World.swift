@@ -105,6 +105,12 @@ public protocol World: ~Copyable {
     /// Whether an interrupt waits for the CPU to take it.
     mutating func hasInterrupt() throws(ExecutionError) -> Bool
 
+    /// Whether what waits is a non-maskable interrupt.
+    mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool
+
+    /// Takes the non-maskable interrupt that waits.
+    mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError)
+
     /// Takes the interrupt that waits, as the CPU's acknowledge cycle does: its vector.
     mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8
 
@@ -140,6 +146,10 @@ extension World where Self: ~Copyable {
     public mutating func processorHolds(
         taskPriorityClass: UInt64, apicBase: UInt64
     ) throws(ExecutionError) {}
+    /// None comes.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool { false }
+    /// Nothing is to be done.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {}
 }
 
 /// A world that interrupts at exits only.
