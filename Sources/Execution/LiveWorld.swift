@@ -307,7 +307,19 @@ public struct LiveWorld: World, ~Copyable {
 
     /// Whether an interrupt waits for the CPU.
     @inline(__always)
-    public mutating func hasInterrupt() throws(ExecutionError) -> Bool { devices.hasInterrupt }
+    public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
+        devices.hasInterrupt || devices.hasNonMaskableInterrupt
+    }
+
+    /// Whether the local APIC has one.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        devices.hasNonMaskableInterrupt
+    }
+
+    /// The local APIC's is taken.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
+        devices.acknowledgeNonMaskableInterrupt()
+    }
 
     /// The interrupt controller's acknowledge cycle.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
@@ -356,7 +368,7 @@ public struct LiveWorld: World, ~Copyable {
     private mutating func idle() -> Bool {
         devices.flush()
         defer { deadline = devices.nextDeadline ?? .max }
-        while !devices.hasInterrupt {
+        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt {
             // Somebody wants the run to end: it ends at this very exit.
             if stop.reason != nil { return true }
             let due = devices.nextDeadline
@@ -388,7 +400,9 @@ public struct LiveWorld: World, ~Copyable {
     /// The same, where it was recorded before: nobody waits.
     private mutating func idleAgain() -> Bool {
         defer { deadline = devices.nextDeadline ?? .max }
-        while !devices.hasInterrupt, stop.reason == nil, script.problem == nil {
+        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt, stop.reason == nil,
+            script.problem == nil
+        {
             let due = devices.nextDeadline
             // A virtual clock jumps to the next deadline, whatever has arrived.
             if due == nil || clock.isHost, let time = script.takeWake(beforeNanoseconds: due) {
