@@ -16,6 +16,8 @@ public struct LiveConfiguration: Sendable {
     public var clock = ClockKind.host
     /// Rewrites RDTSC (and CPUID where the host shows its own) to exits, so that it is recorded.
     public var rewritesTimeStamp = true
+    /// What becomes of a guest that waits for a virtual clock without an exit.
+    public var stall = StallPolicy.end
     /// Completes instructions that KVM cannot emulate.
     public var completesInstructions = true
     /// What is watched beside the run.
@@ -73,7 +75,7 @@ public struct RunSession: ~Copyable {
         side = Attended(
             world: LiveWorld(
                 devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
-                hasCompletions: configuration.completesInstructions),
+                hasCompletions: configuration.completesInstructions, stall: configuration.stall),
             listener: NoListener())
         behaviour = host.probe.behaviour
         self.configuration = configuration
@@ -160,7 +162,7 @@ public struct RecordSession: ~Copyable {
         side = Attended(
             world: LiveWorld(
                 devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
-                hasCompletions: configuration.completesInstructions),
+                hasCompletions: configuration.completesInstructions, stall: configuration.stall),
             listener: Recorder(writer: writer))
         self.machine = machine
         behaviour = host.probe.behaviour

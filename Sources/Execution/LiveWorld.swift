@@ -1,6 +1,7 @@
 public import Devices
 internal import Glibc
 public import Guest
+internal import KVM
 public import Machine
 public import Trace
 
@@ -14,6 +15,10 @@ public struct LiveWorld: World, ~Copyable {
     private let cpuidTable: [CPUIDEntry]
     private let stop: StopRequest
     private let hasCompletions: Bool
+    /// How long the guest has made no exit, under a virtual clock.
+    private var silence: Silence
+    /// It made none since the kick before.
+    private var isSilent = false
 
     /// While the guest idles on the host's clock, how long to sleep before looking around for
     /// keys and requests to end.
@@ -31,15 +36,18 @@ public struct LiveWorld: World, ~Copyable {
     ///   - cpuidTable: what rewritten CPUIDs show.
     ///   - stop: ends the wait of an idle guest.
     ///   - hasCompletions: completes instructions that KVM cannot emulate.
+    ///   - stall: what becomes of a guest that waits for a virtual clock without an exit.
     public init(
         devices: consuming DeviceSet, clock: ClockKind = .host, cpuidTable: [CPUIDEntry] = [],
-        stop: StopRequest = StopRequest(), hasCompletions: Bool = true
+        stop: StopRequest = StopRequest(), hasCompletions: Bool = true,
+        stall: StallPolicy = .end
     ) {
         self.devices = devices
         self.clock = GuestClock(clock)
         self.cpuidTable = cpuidTable
         self.stop = stop
         self.hasCompletions = hasCompletions
+        silence = Silence(stall)
     }
 
     /// An exit was made: time passes, and devices are brought up to it.
@@ -146,8 +154,12 @@ public struct LiveWorld: World, ~Copyable {
         }
         guard let natural else { return .go }
         advance()
-        if natural.reason == .halted, canWake, idle() { return .go }
-        return .end(natural)
+        guard natural.reason == .halted, canWake else { return .end(natural) }
+        switch idle() {
+        case .woken: return .go
+        case .asleepForEver: return .end(natural)
+        case .stalled: return .end(Ending(.stalled))
+        }
     }
 
     /// Serves the device that asked for it.
@@ -181,10 +193,14 @@ public struct LiveWorld: World, ~Copyable {
     }
 
     /// When an interrupt that waits, or that the next deadline raises, has waited long enough.
-    /// Only under the host's clock: with a virtual one a run is to be the same every time.
+    /// Under a virtual clock, with which a run is to be the same every time, nothing is injected:
+    /// the kick looks whether the guest waits in vain.
     @inline(__always)
     public mutating func kickDelay() throws(ExecutionError) -> UInt64? {
-        guard devices.machine == .pc, clock.isHost else { return nil }
+        guard devices.machine == .pc else { return nil }
+        guard clock.isHost else {
+            return silence.policy == .kick ? Silence.kickNanoseconds : Silence.lookNanoseconds
+        }
         if devices.hasInterrupt { return Self.patienceNanoseconds }
         guard let deadline = devices.nextDeadline else { return nil }
         let now = clock.nanoseconds
@@ -193,7 +209,8 @@ public struct LiveWorld: World, ~Copyable {
 
     /// Lets time pass, and looks whether an interrupt has waited too long.
     public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool {
-        guard devices.machine == .pc, clock.isHost else { return false }
+        guard devices.machine == .pc else { return false }
+        guard clock.isHost else { return isSilent && devices.hasInterrupt }
         let wasWaiting = devices.hasInterrupt
         let deadline = devices.nextDeadline
         advance()
@@ -204,15 +221,49 @@ public struct LiveWorld: World, ~Copyable {
         return now &- since >= Self.patienceNanoseconds
     }
 
-    /// The guest waits for an interrupt. False where none can come any more.
+    /// Only under a virtual clock.
+    public var watchesSilence: Bool { devices.machine == .pc && !clock.isHost }
+
+    /// A guest that waits without an exit for an interrupt which the clock would have to bring is
+    /// stalled, or the clock moves on.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? {
+        let now = HostThread.monotonicNanoseconds()
+        isSilent = silence.notes(exitCount: exitCount, progress: progress, now: now)
+        let deadline = devices.nextDeadline
+        guard isSilent, canWake, devices.hasInterrupt || deadline != nil else { return nil }
+        if silence.policy == .end {
+            return silence.isTooLong(progress: progress, now: now)
+                ? Ending(.stalled, isInMidFlight: true) : nil
+        }
+        if !devices.hasInterrupt, let deadline {
+            _ = clock.idle(until: deadline)
+            devices.advance(to: clock.nanoseconds)
+        }
+        return nil
+    }
+
+    /// What became of a guest that waits for an interrupt.
+    private enum Idling {
+        /// There is one, or somebody wants the run to end.
+        case woken
+        /// None can come any more.
+        case asleepForEver
+        /// A virtual clock ran on and on, and none came.
+        case stalled
+    }
+
+    /// The guest waits for an interrupt.
     @inline(never)
-    private mutating func idle() -> Bool {
+    private mutating func idle() -> Idling {
         devices.flush()
+        var jumps = 0
         while !devices.hasInterrupt {
             // Somebody wants the run to end: it ends at this very exit.
-            if stop.reason != nil { return true }
+            if stop.reason != nil { return .woken }
             let deadline = devices.nextDeadline
-            guard deadline != nil || devices.canInputInterrupt else { return false }
+            guard deadline != nil || devices.canInputInterrupt else { return .asleepForEver }
             let nap: UInt64
             if let deadline {
                 nap = min(clock.idle(until: deadline), Self.napNanoseconds)
@@ -225,11 +276,18 @@ public struct LiveWorld: World, ~Copyable {
                 // SAFETY: the struct lives through the call; the rest of the time is not asked for.
                 unsafe nanosleep(&wait, nil)
                 if clock.isHost { clock.tick() }
+            } else if !clock.isHost {
+                jumps += 1
+                if jumps > Self.longestIdling { return .stalled }
             }
             devices.advance(to: clock.nanoseconds)
         }
-        return true
+        return .woken
     }
+
+    /// Deadlines that a virtual clock may come to while the guest waits, and none of them raises an
+    /// interrupt: a timer that is masked, or was never acknowledged. An hour of one at 1 kHz.
+    private static let longestIdling = 3_600_000
 
     private mutating func takeOutcome() -> Ending {
         defer { outcome = .none }

@@ -29,7 +29,10 @@ extension TraceHeader {
                     Property("clock", configuration.clock.name),
                     Property(
                         "interrupts",
-                        configuration.clock == .host ? "at exits, or in mid-flight" : "at exits"),
+                        configuration.clock == .host
+                            ? "at exits, or in mid-flight"
+                            : configuration.stall == .kick
+                                ? "at exits, or in mid-flight where the guest stalls" : "at exits"),
                     Property("completions", configuration.completesInstructions ? "on" : "off"),
                     Property(MSRFilterProperty.key, MSRFilterProperty.text(msrFilter)),
                 ] + rewriting.traps.properties),
