@@ -286,8 +286,8 @@ public struct LiveWorld: World, ~Copyable {
     }
 
     /// Deadlines that a virtual clock may come to while the guest waits, and none of them raises an
-    /// interrupt: a timer that is masked, or was never acknowledged. An hour of one at 1 kHz.
-    private static let longestIdling = 3_600_000
+    /// interrupt: a timer whose last interrupt was never ended. Six minutes of one at 1 kHz.
+    private static let longestIdling = 360_000
 
     private mutating func takeOutcome() -> Ending {
         defer { outcome = .none }

@@ -35,7 +35,7 @@ extension TraceHeader {
                                 ? "at exits, or in mid-flight where the guest stalls" : "at exits"),
                     Property("completions", configuration.completesInstructions ? "on" : "off"),
                     Property(MSRFilterProperty.key, MSRFilterProperty.text(msrFilter)),
-                ] + rewriting.traps.properties),
+                ] + rewriting.properties),
             requestedCPUID: requestedCPUID, observedCPUID: observedCPUID, hostFacts: host,
             images: plan.records.map { record in
                 ImageRecord(
