@@ -1,5 +1,6 @@
 public import KVM
 public import Machine
+internal import Trace
 
 /// KVM's vCPU as the loop drives it: pending or settled, whichever it is just then.
 ///
@@ -22,8 +23,20 @@ public struct GuestCPU: ~Copyable {
     /// does when a checkpoint is restored.
     var progressOffset: UInt64 = 0
 
-    init(_ cpu: consuming PendingCPU, savedMSRs: [UInt32]) {
+    /// A handle on the machine that it is of, for what it wrote in memory.
+    var machine: VirtualMachine
+    /// Which pages were written; nil: nobody asked.
+    var writes: DirtyPages?
+    /// What of them the digest of RAM has not seen; nil: it has seen nothing yet.
+    var digestReader: DirtyPages.Reader?
+    /// The digest of RAM when it was last asked for.
+    var memoryDigest = MemoryDigest()
+
+    init(
+        _ cpu: consuming PendingCPU, of machine: consuming VirtualMachine, savedMSRs: [UInt32]
+    ) {
         pending = consume cpu
+        self.machine = machine
         self.savedMSRs = savedMSRs
     }
 

@@ -137,7 +137,7 @@ extension RunLoop {
         _ cpu: inout CPU, _ registers: GeneralRegisters, _ memory: borrowing GuestMemory
     ) throws(KVMError) -> Digest128 {
         let rest = try cpu.stateDigest()
-        let ram = memory.digest().digest
+        let ram = try cpu.memoryDigest(memory)
         var bytes: [UInt8] = []
         bytes.reserveCapacity(32 + Register.allCases.count * 8)
         for register in Register.allCases {

@@ -1,3 +1,4 @@
+public import Guest
 public import KVM
 public import Machine
 public import Trace
@@ -59,6 +60,8 @@ public protocol Processor: ~Copyable {
     mutating func isQuiet() throws(KVMError) -> Bool
     /// The digest of all state but general registers and RAM.
     mutating func stateDigest() throws(KVMError) -> Digest128
+    /// The digest of all of RAM.
+    mutating func memoryDigest(_ memory: borrowing GuestMemory) throws(KVMError) -> Digest128
     /// Arms breakpoints and steps in the guest's place.
     mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError)
     /// Puts RFLAGS back as it was recorded, RF included.
@@ -88,6 +91,10 @@ extension Processor where Self: ~Copyable {
     public mutating func progress() throws(KVMError) -> UInt64? { nil }
     /// Never.
     public mutating func isQuiet() throws(KVMError) -> Bool { false }
+    /// As it is, page by page.
+    public mutating func memoryDigest(
+        _ memory: borrowing GuestMemory
+    ) throws(KVMError) -> Digest128 { memory.digest().digest }
     /// Nothing.
     public mutating func stateDigest() throws(KVMError) -> Digest128 { .zero }
     /// Does nothing.
