@@ -140,11 +140,9 @@ extension GuestCPU: Processor {
         return count &+ progressOffset
     }
 
-    /// Arms breakpoints and steps; the CPU must be settled.
+    /// Arms breakpoints and steps.
     public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
-        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
-            try cpu.setGuestDebug(debug)
-        }
+        try pending?.setGuestDebug(debug)
     }
 
     /// Puts RFLAGS back; the CPU must be settled.

@@ -74,6 +74,8 @@ public protocol Processor: ~Copyable {
     mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16
     /// The exception behind a shutdown; to be asked right after it.
     mutating func raisedException() throws(KVMError) -> UInt8
+    /// Where SYSCALL goes; nil where nothing says. To be asked when settled.
+    mutating func syscallTargets() throws(KVMError) -> SyscallTargets?
     /// Puts RIP elsewhere; to be done when settled.
     mutating func moveRIP(to address: UInt64) throws(KVMError)
 }
@@ -105,6 +107,8 @@ extension Processor where Self: ~Copyable {
     public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 { 0 }
     /// None.
     public mutating func raisedException() throws(KVMError) -> UInt8 { 0 }
+    /// None.
+    public mutating func syscallTargets() throws(KVMError) -> SyscallTargets? { nil }
     /// Does nothing.
     public mutating func moveRIP(to address: UInt64) throws(KVMError) {}
 }
@@ -137,5 +141,22 @@ extension RunStep {
             other = exit
             self = .other
         }
+    }
+}
+
+/// The MSRs that say where SYSCALL goes (Intel SDM vol. 2, SYSCALL).
+public struct SyscallTargets: Equatable, Sendable {
+    /// IA32_STAR: the selectors.
+    public var star: UInt64
+    /// IA32_LSTAR: the address.
+    public var lstar: UInt64
+    /// IA32_FMASK: the flags that are cleared.
+    public var fmask: UInt64
+
+    /// Makes them of their values.
+    public init(star: UInt64, lstar: UInt64, fmask: UInt64) {
+        self.star = star
+        self.lstar = lstar
+        self.fmask = fmask
     }
 }

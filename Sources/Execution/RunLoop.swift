@@ -43,6 +43,12 @@ public struct RunLoop: ~Copyable {
     let usesRing3Stops: Bool
     /// Hardware breakpoints stop ring 3 as they stop ring 0.
     let breaksRing3: Bool
+    /// SYSCALL in ring 3 is completed here (``BrokenSyscall``).
+    let mendsSyscall: Bool
+    /// The guest's page-fault handler, where a breakpoint stands; nil: none does.
+    var syscallHandler: UInt64?
+    /// The handler's first instruction is being stepped over.
+    var isPassingHandler = false
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
     /// The timer runs.
@@ -63,6 +69,7 @@ public struct RunLoop: ~Copyable {
     ) {
         finder = InstructionFinder(behaviour)
         hasCounter = behaviour.instructionCounter != .no
+        mendsSyscall = behaviour.syscall == .no && behaviour.breakpointRing0 == .yes
         breaksRing3 = behaviour.breakpointRing3 == .yes
         usesRing3Stops = behaviour.exceptionStopsRing3 == .yes
         self.exitLimit = exitLimit
@@ -99,11 +106,19 @@ public struct RunLoop: ~Copyable {
                 }
                 continue
             }
-            if case .other = step, Self.isUncounted(other) { continue }
+            if case .other = step {
+                if Self.isUncounted(other) { continue }
+                if case .debug = other, mendsSyscall, try passesDebugExit(&cpu, memory: memory) {
+                    continue
+                }
+            }
             if let outcome = try take(
                 step, &cpu, &side, memory: memory, entered: entered, returned: returned)
             {
                 return outcome
+            }
+            if mendsSyscall {
+                try watchSyscalls(&cpu, isListenedTo: Side.isListening, memory: memory)
             }
             if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
                 return outcome
@@ -133,7 +148,7 @@ public struct RunLoop: ~Copyable {
         case .other:
             goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
             natural = Self.naturalEnding(other)
-            if goesOn, natural?.reason == .internalError,
+            if goesOn, natural != nil,
                 let completed = try complete(other, &cpu, &side, memory: memory)
             {
                 natural = nil

@@ -51,6 +51,20 @@ struct CPUCore: ~Copyable {
         }
     }
 
+    /// KVM_SET_GUEST_DEBUG.
+    func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
+        var registers: InlineArray<8, UInt64> = debug.debugRegisters
+        let number = descriptor.number
+        let control = debug.control
+        // SAFETY: the kernel reads eight words.
+        let result = unsafe withUnsafeBytes(of: &registers) { bytes -> Int in
+            guard let base = bytes.baseAddress else { return 0 }
+            return unsafe ckvm_set_guest_debug(
+                number, control, base.assumingMemoryBound(to: UInt64.self))
+        }
+        try KVMError.check(result, "KVM_SET_GUEST_DEBUG")
+    }
+
     func acknowledgeKick() -> Bool {
         // SAFETY: the mapping keeps what the kick acts on.
         unsafe ckvm_kick_acknowledge(mapping.kick) != 0

@@ -335,6 +335,12 @@ public struct PendingCPU: ~Copyable {
         return before
     }
 
+    /// As ``SettledCPU/setGuestDebug(_:)``, also while an access waits for its answer: the request
+    /// changes no register that finishes it.
+    public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
+        try core.setGuestDebug(debug)
+    }
+
     /// Asks for an ``Exit/irqWindowOpen`` as soon as the guest can take an interrupt.
     public mutating func requestInterruptWindow(_ on: Bool) {
         unsafe ckvm_set_request_interrupt_window(core.page.run, on ? 1 : 0)

@@ -293,15 +293,7 @@ public struct SettledCPU: ~Copyable {
     /// Arms breakpoints and stepping in the guest's place, or takes them back
     /// (KVM_SET_GUEST_DEBUG). Stops come as ``Exit/debug(_:)``.
     public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
-        var registers: InlineArray<8, UInt64> = debug.debugRegisters
-        let number = core.descriptor.number
-        let control = debug.control
-        let result = unsafe withUnsafeBytes(of: &registers) { bytes -> Int in
-            guard let base = bytes.baseAddress else { return 0 }
-            return unsafe ckvm_set_guest_debug(
-                number, control, base.assumingMemoryBound(to: UInt64.self))
-        }
-        try KVMError.check(result, "KVM_SET_GUEST_DEBUG")
+        try core.setGuestDebug(debug)
     }
 
     /// Where the guest's page tables put a linear address now, nil where nowhere
