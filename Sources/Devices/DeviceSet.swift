@@ -82,6 +82,8 @@ public struct DeviceSet: ~Copyable {
     public internal(set) var unclaimed = UnclaimedAccesses()
     /// The devices, in a fixed order, for a trace's header.
     public let descriptions: [DeviceDescription]
+    /// What a trace keeps of the configuration: ``Configuration/properties``.
+    public let properties: [(key: String, value: String)]
 
     private let portTable: UnsafeMutablePointer<Slot>
     let memoryRanges: AddressRanges
@@ -121,6 +123,7 @@ public struct DeviceSet: ~Copyable {
         unsafe pcStorage.initialize(
             to: PC(configuration.pc, hasAPIC: configuration.machine.hasAPIC))
         descriptions = Self.descriptions(of: configuration)
+        properties = configuration.properties
         // SAFETY: allocated for portCount entries, all initialised; freed in deinit only.
         unsafe portTable = UnsafeMutablePointer.allocate(capacity: Self.portCount)
         unsafe portTable.initialize(repeating: .unclaimed, count: Self.portCount)

@@ -1,4 +1,4 @@
-internal import Disassembly
+internal import Glibc
 internal import Guest
 internal import Machine
 
@@ -25,6 +25,9 @@ struct CodeCandidates: Sendable {
 
     /// Memory is looked through in pieces of this size, the neighbours of one that executes too.
     private static let chunkLength: UInt64 = 256 << 10
+    /// So much before and behind a page that executes for the first time is looked through again:
+    /// it may have been put there since.
+    private static let nearLength: UInt64 = 64 << 10
     /// More candidates than this are not kept: such memory is no code.
     private static let capacity = 4096
 
@@ -36,43 +39,40 @@ struct CodeCandidates: Sendable {
         around linear: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
     ) {
         let page = linear & ~0xFFF
-        let bytes = PageWalk.read(
-            GuestVirtualAddress(page), count: 4096, system: system, memory: memory)
-        let sum = Self.sum(bytes)
-        let known = pages.updateValue(sum, forKey: page)
-        guard known != sum else { return }
+        let sum = Self.sum(
+            PageWalk.read(
+                GuestVirtualAddress(page), count: 4096, system: system, memory: memory))
+        guard pages.updateValue(sum, forKey: page) != sum else { return }
         let chunk = linear / Self.chunkLength
-        // Other bytes at a place that executed before: what was there was unloaded.
-        if known != nil { chunks.remove(chunk) }
         for near in [chunk &- 1, chunk, chunk &+ 1] where chunks.insert(near).inserted {
             scan(
                 near &* Self.chunkLength, length: Self.chunkLength, system: system, memory: memory)
         }
+        scan(
+            page &- Self.nearLength, length: 2 * Self.nearLength, system: system, memory: memory)
     }
 
     /// Looks through a range of linear addresses.
     mutating func scan(
         _ start: UInt64, length: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
     ) {
-        var last: UInt8 = 0
         var found: [(address: UInt64, second: UInt8)] = []
-        var page = start & ~0xFFF
-        let end = start &+ length
-        while page != end, page &- start < length || page < start {
+        var isEscapeLast = false
+        for page in 0...length / 4096 {
+            let address = (start & ~0xFFF) &+ page * 4096
             let bytes = PageWalk.read(
-                GuestVirtualAddress(page), count: 4096, system: system, memory: memory)
-            if let first = bytes.first, last == 0x0F, wanted.contains(first) {
-                found.append((page &- 1, first))
+                GuestVirtualAddress(address), count: 4096, system: system, memory: memory)
+            if isEscapeLast, let first = bytes.first, wanted.contains(first) {
+                found.append((address &- 1, first))
             }
-            var index = 0
-            while index + 1 < bytes.count {
-                if bytes[index] == 0x0F, wanted.contains(bytes[index + 1]) {
-                    found.append((page &+ UInt64(index), bytes[index + 1]))
+            isEscapeLast = bytes.count == 4096 && bytes[4095] == RewriteTraps.escape
+            var from = 0
+            while let index = Self.escape(in: bytes, from: from), index + 1 < bytes.count {
+                from = index + 1
+                if wanted.contains(bytes[from]) {
+                    found.append((address &+ UInt64(index), bytes[from]))
                 }
-                index += 1
             }
-            last = bytes.count == 4096 ? bytes[4095] : 0
-            page &+= 4096
         }
         for (address, second) in found where all.count < Self.capacity {
             let place = all.firstIndex { $0.address >= address } ?? all.endIndex
@@ -84,6 +84,19 @@ struct CodeCandidates: Sendable {
                     second: second),
                 at: place)
             generation &+= 1
+        }
+    }
+
+    /// The place of the next 0F, by memchr(3).
+    private static func escape(in bytes: [UInt8], from start: Int) -> Int? {
+        unsafe bytes.withUnsafeBytes { buffer -> Int? in
+            guard start < buffer.count, let base = buffer.baseAddress else { return nil }
+            // SAFETY: the range from `start` on is within the array's buffer.
+            guard
+                let found = unsafe memchr(
+                    base + start, Int32(RewriteTraps.escape), buffer.count - start)
+            else { return nil }
+            return unsafe UnsafeRawPointer(found) - base
         }
     }
 

@@ -16,8 +16,21 @@ public struct GuestCPU: ~Copyable {
     private var watchedCode: [GuestVirtualAddress] = []
     /// The MSRs that landmarks compare; empty until they are first needed.
     var comparedMSRs: [UInt32] = []
+    /// The MSRs that KVM would have saved; those that can also be set once they are known.
+    var savedMSRs: [UInt32]
+    /// ``savedMSRs`` are known to be settable.
+    var areSavedMSRsSettable = false
+    /// What the count of instructions must be moved by: the host's never goes back, and the guest
+    /// does when a checkpoint is restored.
+    var progressOffset: UInt64 = 0
 
-    init(_ cpu: consuming PendingCPU) { pending = consume cpu }
+    init(_ cpu: consuming PendingCPU, savedMSRs: [UInt32]) {
+        pending = consume cpu
+        self.savedMSRs = savedMSRs
+    }
+
+    /// Makes the run page show what was written by requests; nothing may be pending.
+    mutating func refreshPage() throws(KVMError) { try pending?.refreshPage() }
 
     /// Works on the CPU while nothing is pending; to be done when settled.
     mutating func withSettled<Result>(
@@ -107,8 +120,8 @@ extension GuestCPU: Processor {
         }
     }
 
-    /// KVM's count of emulated instructions, where that is a count of all in ring 0; the CPU must
-    /// be settled the first time.
+    /// KVM's count of emulated instructions, where that is a count of all in ring 0, since the
+    /// guest's first one: a checkpoint takes it back. The CPU must be settled the first time.
     public mutating func progress() throws(KVMError) -> UInt64? {
         if statistics == nil {
             let all = try whileSettled {
@@ -117,8 +130,8 @@ extension GuestCPU: Processor {
             instructions = all.find("insn_emulation")
             statistics = consume all
         }
-        guard let instructions else { return nil }
-        return try statistics?.read(instructions)
+        guard let instructions, let count = try statistics?.read(instructions) else { return nil }
+        return count &+ progressOffset
     }
 
     /// Arms breakpoints and steps; the CPU must be settled.
@@ -152,6 +165,28 @@ extension GuestCPU: Processor {
             var registers = try cpu.registers()
             guard registers[.rflags] != flags else { return }
             registers[.rflags] = flags
+            try cpu.setRegisters(registers)
+        }
+    }
+
+    /// Puts the interrupt table out of force, or back in force.
+    public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 {
+        guard let before = try pending?.setInterruptTableLimit(limit) else { Self.gone() }
+        return before
+    }
+
+    /// The exception behind a shutdown (KVM_GET_VCPU_EVENTS).
+    public mutating func raisedException() throws(KVMError) -> UInt8 {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            try cpu.events().exceptionVector
+        }
+    }
+
+    /// Puts RIP elsewhere; the CPU must be settled.
+    public mutating func moveRIP(to address: UInt64) throws(KVMError) {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            var registers = try cpu.registers()
+            registers.rip = address
             try cpu.setRegisters(registers)
         }
     }

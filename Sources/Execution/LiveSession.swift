@@ -118,6 +118,8 @@ public struct RecordSession: ~Copyable {
         public var overwrites = false
         /// Records observed facts: host time, creation time, command, host name.
         public var hasTiming = true
+        /// Records what the devices took from outside, so that they can be run again.
+        public var hasWorldStream = true
         /// Observed facts for the header.
         public var observed: ObservedFacts?
         /// Ends the run when the trace has about this many bytes.
@@ -149,8 +151,9 @@ public struct RecordSession: ~Copyable {
             recording: recording, cpu: cpu, configuration: configuration, rewriting: rewriting,
             msrFilter: configuration.msrFilter(host), host: host.probe.facts,
             requestedCPUID: cpuid, observedCPUID: machine.observedCPUID,
-            devices: devices.descriptions)
+            devices: devices)
         var options = TraceOptions(overwrites: recording.overwrites)
+        options.hasWorldStream = recording.hasWorldStream
         if recording.hasTiming { options.timing = HostClock.timeBase() }
         let writer = try trace { () throws(TraceError) in
             var writer = try TraceWriter(
@@ -159,11 +162,11 @@ public struct RecordSession: ~Copyable {
             return writer
         }
         progress = writer.progress
-        side = Attended(
-            world: LiveWorld(
-                devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
-                hasCompletions: configuration.completesInstructions),
-            listener: Recorder(writer: writer))
+        var world = LiveWorld(
+            devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
+            hasCompletions: configuration.completesInstructions)
+        if recording.hasWorldStream { world.keepArrivals() }
+        side = Attended(world: world, listener: Recorder(writer: writer))
         self.machine = machine
         behaviour = host.probe.behaviour
         self.configuration = configuration

@@ -76,6 +76,16 @@ public protocol Processor: ~Copyable {
     mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError)
     /// Whether that stands at an address.
     func isWatched(_ address: GuestVirtualAddress) -> Bool
+
+    // What stops in ring 3 need on hosts where KVM's own do not reach it (``Ring3Stops``).
+
+    /// Puts the interrupt table out of force, or back in force with this limit; also while an
+    /// access waits for its answer. The result is the limit that was in force.
+    mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16
+    /// The exception behind a shutdown; to be asked right after it.
+    mutating func raisedException() throws(KVMError) -> UInt8
+    /// Puts RIP elsewhere; to be done when settled.
+    mutating func moveRIP(to address: UInt64) throws(KVMError)
 }
 
 /// A CPU without a local APIC.
@@ -114,6 +124,12 @@ extension Processor where Self: ~Copyable {
     public mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError) {}
     /// Never.
     public func isWatched(_ address: GuestVirtualAddress) -> Bool { false }
+    /// Does nothing.
+    public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 { 0 }
+    /// None.
+    public mutating func raisedException() throws(KVMError) -> UInt8 { 0 }
+    /// Does nothing.
+    public mutating func moveRIP(to address: UInt64) throws(KVMError) {}
 }
 
 /// What one step of settling a vCPU came to.

@@ -24,7 +24,7 @@ public enum LoopOutcome: Equatable, Sendable {
 /// Nothing is allocated per exit.
 public struct RunLoop: ~Copyable {
     /// Exits made so far; the next one has this number.
-    public private(set) var exitCount: UInt64 = 0
+    public internal(set) var exitCount: UInt64 = 0
     /// The last exit that nobody answers: with it the guest stops.
     public internal(set) var unansweredExit: Exit?
     /// The last exit that is neither a port access nor one to device memory.
@@ -41,6 +41,12 @@ public struct RunLoop: ~Copyable {
     /// Where a breakpoint stands for the tape's next rewriting.
     var watched: GuestVirtualAddress?
     let stop: StopRequest
+    /// KVM counts ring 0's instructions here.
+    let hasCounter: Bool
+    /// Ring 3 is stopped as ``Ring3Stops`` has it; elsewhere as ring 0 is.
+    let usesRing3Stops: Bool
+    /// Hardware breakpoints stop ring 3 as they stop ring 0.
+    let breaksRing3: Bool
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
     /// The timer runs.
@@ -62,6 +68,9 @@ public struct RunLoop: ~Copyable {
         stop: StopRequest
     ) {
         finder = InstructionFinder(behaviour)
+        hasCounter = behaviour.instructionCounter != .no
+        breaksRing3 = behaviour.breakpointRing3 == .yes
+        usesRing3Stops = behaviour.exceptionStopsRing3 == .yes
         self.exitLimit = exitLimit
         self.traps = traps
         self.stop = stop
@@ -124,7 +133,7 @@ public struct RunLoop: ~Copyable {
 
     /// Tells the world's local APIC what the CPU holds of it.
     @inline(__always)
-    private func synchroniseAPIC<CPU, Side>(
+    func synchroniseAPIC<CPU, Side>(
         _ cpu: borrowing CPU, _ side: inout Side
     ) throws(ExecutionError)
     where CPU: Processor & ~Copyable, Side: World & ~Copyable {
@@ -135,7 +144,7 @@ public struct RunLoop: ~Copyable {
 
     /// Everything that one exit asks for; nil: the guest runs on.
     @inline(__always)
-    private mutating func take<CPU, Side>(
+    mutating func take<CPU, Side>(
         _ step: RunStep, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> LoopOutcome?
@@ -232,13 +241,25 @@ public struct RunLoop: ~Copyable {
     /// would come in the middle of an instruction. That may take further exits, which are
     /// ordinary ones, and the same without an interrupt.
     @inline(never)
-    private mutating func deliver<CPU, Side>(
+    mutating func deliver<CPU, Side>(
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        if let landmark = try side.landmark() {
-            return try reach(landmark, &cpu, &side, memory: memory)
+        if try side.landmark() == nil,
+            let outcome = try deliverAtExit(&cpu, &side, memory: memory)
+        {
+            return outcome
         }
+        // An interrupt in mid-flight may come first, or follow before the next exit.
+        guard let landmark = try side.landmark() else { return nil }
+        return try reach(landmark, &cpu, &side, memory: memory)
+    }
+
+    /// The part of ``deliver(_:_:memory:)`` that stays at the exit.
+    mutating func deliverAtExit<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         // An exception that is on its way is delivered first; the interrupt comes at a later exit.
         guard exitCount != exceptionCount else { return nil }
         let isNonMaskable = try side.hasNonMaskableInterrupt()
@@ -266,19 +287,40 @@ public struct RunLoop: ~Copyable {
             }
             try kvm { () throws(KVMError) in try cpu.nonMaskableInterrupt() }
         } else {
-            guard cpu.isReadyForInterrupt, try side.hasInterrupt() else { return nil }
+            guard cpu.isReadyForInterrupt, try side.hasInterrupt(), try side.landmark() == nil
+            else { return nil }
             let vector = try side.acknowledgeInterrupt()
             guard try side.interruption(Interruption(.external, vector: vector)) else {
                 return .endedByListener
             }
             try kvm { () throws(KVMError) in try cpu.interrupt(vector: vector) }
         }
-        // An interrupt in mid-flight may follow before the next exit.
-        if let landmark = try side.landmark() {
-            return try reach(landmark, &cpu, &side, memory: memory)
-        }
         // A tape may end here: the guest never exited again, or the recorder was killed.
         return try outcome(&side, natural: nil, canWake: false, memory: memory)
+    }
+
+    /// What of the loop belongs to a place in the run.
+    struct Place: Sendable {
+        var exitCount: UInt64
+        fileprivate var exceptionCount: UInt64
+        fileprivate var finder: InstructionFinder.Memory
+
+        /// What it takes in memory beside other places, in bytes.
+        var byteCount: Int { MemoryLayout<Place>.size }
+    }
+
+    /// Where the loop stands: to be set only together with CPU, memory and world.
+    var place: Place {
+        get {
+            Place(
+                exitCount: exitCount, exceptionCount: exceptionCount, finder: finder.memory)
+        }
+        set {
+            exitCount = newValue.exitCount
+            exceptionCount = newValue.exceptionCount
+            finder.memory = newValue.finder
+            unansweredExit = nil
+        }
     }
 
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.

@@ -131,6 +131,14 @@ public protocol World: ~Copyable {
     /// Where the instruction stands that is rewritten before the next exit, as it is about to be
     /// executed; nil: there is none, or none is known.
     mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress?
+
+    /// Whether something came from outside that no listener was told of.
+    var hasArrivals: Bool { get }
+
+    /// Tells a listener what came from outside since the last call.
+    mutating func tellArrivals<Listener: RunListener & ~Copyable>(
+        _ listener: inout Listener
+    ) throws(ExecutionError)
 }
 
 extension World where Self: ~Copyable {
@@ -150,6 +158,17 @@ extension World where Self: ~Copyable {
     public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool { false }
     /// Nothing is to be done.
     public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {}
+}
+
+/// A world to which nothing comes but what the guest gets of it.
+extension World where Self: ~Copyable {
+    /// No.
+    @inline(__always)
+    public var hasArrivals: Bool { false }
+    /// Nothing.
+    public mutating func tellArrivals<Listener: RunListener & ~Copyable>(
+        _ listener: inout Listener
+    ) throws(ExecutionError) {}
 }
 
 /// A world that interrupts at exits only.

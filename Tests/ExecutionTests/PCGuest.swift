@@ -25,7 +25,9 @@ struct PCGuest: CustomTestStringConvertible, Sendable {
     }
 
     /// A file of one of Debian's packages, which may not be there.
-    static func debian(_ path: String) -> PCGuest { PCGuest(path: Files.guest(path) ?? path) }
+    static func debian(_ path: String, input: String = "") -> PCGuest {
+        PCGuest(path: Files.guest(path) ?? path, input: input)
+    }
 
     /// Records it, with nothing of the host in the trace.
     func record(
@@ -82,7 +84,7 @@ struct PCTape {
         [directory.file("console"), directory.file("debug-console")]
     }
 
-    private var path: String { Self.path(directory) }
+    var path: String { Self.path(directory) }
 
     func bytes() throws -> [UInt8] { try GuestFile(path: path).bytes }
 
