@@ -136,8 +136,14 @@ extension RunLoop {
     static func wholeState<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ registers: GeneralRegisters, _ memory: borrowing GuestMemory
     ) throws(KVMError) -> Digest128 {
+        try wholeState(&cpu, registers, memory: memory.digest().digest)
+    }
+
+    /// The same, the digest of RAM being known.
+    static func wholeState<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ registers: GeneralRegisters, memory ram: Digest128
+    ) throws(KVMError) -> Digest128 {
         let rest = try cpu.stateDigest()
-        let ram = memory.digest().digest
         var bytes: [UInt8] = []
         bytes.reserveCapacity(32 + Register.allCases.count * 8)
         for register in Register.allCases {

@@ -165,8 +165,7 @@ public struct ReplaySession: ~Copyable {
                 "this host behaves differently: \(difference.name) is "
                     + "\(difference.here) here and \(difference.there) in the recording")
         }
-        if let leaf = machine.firstDifferentCPUIDLeaf(from: reader.header)
-        {
+        if let leaf = machine.firstDifferentCPUIDLeaf(from: reader.header) {
             causes.append(
                 "CPUID leaf 0x\(String(leaf, radix: 16)) shows the guest something else here")
         }
