@@ -53,7 +53,8 @@ public struct LiveWorld: World, ~Copyable {
         self.stop = stop
         self.hasCompletions = hasCompletions
         hasTimerDeadline =
-            cpuidTable.first { $0.function == 1 }.map { $0.ecx >> 24 & 1 != 0 } ?? false
+            self.devices.machine.hasAPIC
+            && cpuidTable.contains { $0.function == 1 && $0.ecx >> 24 & 1 != 0 }
     }
 
     /// Keeps what comes from outside from now on, for ``tellArrivals(_:)``.
@@ -238,6 +239,7 @@ public struct LiveWorld: World, ~Copyable {
 
     /// The local APIC's timer expires when the counter has a value; 0: it does not.
     private mutating func arm(_ deadline: UInt64) {
+        devices.advance(to: clock.nanoseconds)
         devices.setTimerDeadline(deadline, at: clock.time(of: deadline))
     }
 
