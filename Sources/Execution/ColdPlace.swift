@@ -57,7 +57,9 @@ enum ColdPlaces {
             if isBranch, let target = instruction.target?.rawValue {
                 if target <= origin {
                     places.append(address)
-                    if instruction.kind != .jmp { places.append(address &+ UInt64(instruction.length)) }
+                    if instruction.kind != .jmp {
+                        places.append(address &+ UInt64(instruction.length))
+                    }
                 } else {
                     reached = max(reached, target)
                 }
@@ -113,8 +115,10 @@ enum ColdPlaces {
 
 /// Which of several places a landmark is put at: the policy, as a function of what was passed when.
 ///
-/// A place that comes again within ``coldNanoseconds`` is hot and is dropped; the first that comes
-/// again after a longer time is taken. Where all are hot, the one that took longest is.
+/// A place that comes again within ``coldNanoseconds`` is hot and is dropped. One that stays away for
+/// longer is taken, if another place was passed meanwhile, or when it stays away once more: time alone
+/// can be the host's, which had something else to do. Where all are hot, the one that took longest is
+/// taken.
 struct ColdPlaceSearch {
     /// What to do at a place.
     enum Verdict: Equatable {
@@ -131,9 +135,17 @@ struct ColdPlaceSearch {
     /// How long to look for one.
     static let boundNanoseconds: UInt64 = 3_000_000
     /// How many places to pass at most; the last of them is taken.
-    static let passLimit = 48
+    static let passLimit = 64
 
-    private var seen: [(address: UInt64, nanoseconds: UInt64)] = []
+    private struct Seen {
+        var address: UInt64
+        var nanoseconds: UInt64
+        var pass: Int
+        /// It stayed away long, for what reason is not known.
+        var isDoubtful = false
+    }
+
+    private var seen: [Seen] = []
     /// The dropped place that took longest to come again.
     private(set) var warmest: UInt64?
     private var longest: UInt64 = 0
@@ -150,11 +162,17 @@ struct ColdPlaceSearch {
         passes += 1
         guard !takesNext, passes < Self.passLimit else { return .take }
         guard let index = seen.firstIndex(where: { $0.address == address }) else {
-            seen.append((address, nanoseconds))
+            seen.append(Seen(address: address, nanoseconds: nanoseconds, pass: passes))
             return .keep
         }
         let away = nanoseconds &- seen[index].nanoseconds
-        guard away < Self.coldNanoseconds else { return .take }
+        let isAlone = seen[index].pass == passes - 1
+        guard away < Self.coldNanoseconds else {
+            if !isAlone || seen[index].isDoubtful { return .take }
+            seen[index] = Seen(
+                address: address, nanoseconds: nanoseconds, pass: passes, isDoubtful: true)
+            return .keep
+        }
         if away >= longest {
             longest = away
             warmest = address

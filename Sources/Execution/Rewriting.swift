@@ -93,13 +93,18 @@ public struct Rewriting: Sendable {
             return
         }
         let behaviour = host.probe.behaviour
-        let isShown =
-            behaviour.cpuidRing0 == .yes && behaviour.unhideableLeaf1ECX == 0
-            && behaviour.unhideableLeaf1EDX == 0
         self.init(
-            configuration.plan, rewritesCPUID: !isShown,
+            configuration.plan, rewritesCPUID: !behaviour.hidesCPUID,
             watches: behaviour.breakpointRing0 == .yes)
     }
+
+    /// What a trace keeps of it, as properties of the machine.
+    var properties: [Property] {
+        traps.properties + (watch == nil ? [] : [Self.watchProperty])
+    }
+
+    /// What no file tells of is rewritten when it is first executed.
+    static let watchProperty = Property("rewrite.when-executed", "on")
 
     /// The rewriting that a trace tells of.
     init(_ header: TraceHeader) {

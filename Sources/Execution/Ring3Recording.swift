@@ -29,7 +29,7 @@ extension RunLoop {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Ring3Place
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        var stops = Ring3Stops()
+        var stops = Ring3Stops(standing: standingDebug)
         try kvm { () throws(KVMError) in try stops.park(&cpu) }
         let place: Ring3Place
         do throws(ExecutionError) {
@@ -60,6 +60,7 @@ extension RunLoop {
         var search = ColdPlaceSearch()
         var guestNanoseconds: UInt64 = 0
         var boundsPassed = 0
+        var boundBegan: UInt64 = 0
         var isFresh = true
         while true {
             if isFresh {
@@ -68,9 +69,9 @@ extension RunLoop {
                 isFresh = false
             }
             let entered = HostThread.timestamp()
-            let began = HostThread.monotonicNanoseconds()
+            let began = HostThread.ownNanoseconds()
             var stop = try stops.run(&cpu, memory)
-            guestNanoseconds &+= HostThread.monotonicNanoseconds() &- began
+            guestNanoseconds &+= HostThread.ownNanoseconds() &- began
             midFlight.ring3Stops += 1
             if case .breakpoint = stop {
                 // SAFETY: as above.
@@ -102,10 +103,16 @@ extension RunLoop {
                     try stops.unpark(&cpu, memory)
                     return .stopped(reason)
                 }
-                boundsPassed += 1
                 isFresh = true
+                // The timer runs on while others have the CPU.
+                guard guestNanoseconds &- boundBegan >= ColdPlaceSearch.boundNanoseconds / 2 else {
+                    continue
+                }
+                boundBegan = guestNanoseconds
+                boundsPassed += 1
+                // What is still waited for is cold; else what was the coldest of the others.
                 search.takesNext = true
-                if let warmest = search.warmest {
+                if stops.addresses.isEmpty || boundsPassed > 1, let warmest = search.warmest {
                     _ = try stops.plant(warmest, system: system, memory: memory)
                 }
                 if stops.addresses.isEmpty || boundsPassed > 1,

@@ -41,8 +41,12 @@ struct Ring3Stops {
     /// INT1, which traps like a step.
     private static let int1: UInt8 = 0xF1
 
+    /// What is armed when nothing is stepped.
+    private let standing: GuestDebug
     private var planted: [Planted] = []
     private var limit: UInt16?
+
+    init(standing: GuestDebug = .off) { self.standing = standing }
 
     /// Where it stops.
     var addresses: [UInt64] { planted.map(\.address) }
@@ -152,11 +156,7 @@ struct Ring3Stops {
             try cpu.setGuestDebug(GuestDebug(singleStep: true))
         }
         let stop = try run(&cpu, memory, isStep: true)
-        switch stop {
-        case .exit: break
-        case .breakpoint, .stepped, .raised, .kicked:
-            try kvm { () throws(KVMError) in try cpu.setGuestDebug(.off) }
-        }
+        try kvm { () throws(KVMError) in try cpu.setGuestDebug(standing) }
         if let here { try Self.write(Self.int3, here.place, memory) }
         return stop
     }
