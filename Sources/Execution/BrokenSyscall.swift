@@ -33,7 +33,8 @@ struct BrokenSyscall {
             (0..<8).reversed().reduce(0) { $0 << 8 | UInt64(bytes[index * 8 + $1]) }
         }
         // Error code, RIP, CS, RFLAGS, RSP, SS.
-        guard word(0) & ~Self.fetchBit == Self.errorCode, word(1) == targets.lstar, word(2) & 3 == 3 else {
+        guard word(0) & ~Self.fetchBit == Self.errorCode, word(1) == targets.lstar, word(2) & 3 == 3
+        else {
             return nil
         }
         var after = system
