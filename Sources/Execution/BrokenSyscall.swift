@@ -33,10 +33,9 @@ struct BrokenSyscall {
             (0..<8).reversed().reduce(0) { $0 << 8 | UInt64(bytes[index * 8 + $1]) }
         }
         // Error code, RIP, CS, RFLAGS, RSP, SS.
-        guard word(0) & ~Self.fetchBit == Self.errorCode, word(1) == targets.lstar, word(2) & 3 == 3
-        else {
-            return nil
-        }
+        guard word(0) & ~Self.fetchBit == Self.errorCode, word(1) == targets.lstar,
+            word(2) & 3 == 3
+        else { return nil }
         var after = system
         let selector = UInt16(truncatingIfNeeded: targets.star >> 32) & ~3
         after[.cs] = Segment(limit: ~0, selector: selector, type: 0xB, l: true, g: true)
@@ -64,10 +63,16 @@ extension RunLoop {
     /// How long a run that nobody listens to looks at every exit.
     private static let syscallStart: UInt64 = 4096
 
-    /// What is armed while nobody looks for a landmark.
+    /// What is armed while nobody looks for a landmark: four breakpoints at most.
     var standingDebug: GuestDebug {
-        guard let handler = syscallHandler else { return .off }
-        return GuestDebug(breakpoints: [.init(GuestVirtualAddress(handler))])
+        guard let handler = syscallHandler else {
+            return watchedCode.isEmpty
+                ? .off : GuestDebug(breakpoints: watchedCode.map { GuestDebug.Breakpoint($0) })
+        }
+        return GuestDebug(
+            breakpoints: (watchedCode.prefix(3) + [GuestVirtualAddress(handler)]).map {
+                GuestDebug.Breakpoint($0)
+            })
     }
 
     /// Arms the breakpoint at the guest's page-fault handler once the guest has set up SYSCALL.

@@ -13,6 +13,8 @@ public struct GuestCPU: ~Copyable {
     private var timer: KickTimer?
     private var statistics: Statistics?
     private var instructions: Statistic?
+    /// Where the guest is stopped while nothing else is armed.
+    private var watchedCode: [GuestVirtualAddress] = []
     /// The MSRs that landmarks compare; empty until they are first needed.
     var comparedMSRs: [UInt32] = []
     /// The MSRs that KVM would have saved; those that can also be set once they are known.
@@ -97,6 +99,11 @@ extension GuestCPU: Processor {
         try withSettled { cpu throws(KVMError) in try cpu.interrupt(vector: vector) }
     }
 
+    /// Queues a non-maskable interrupt; the CPU must be settled.
+    public mutating func nonMaskableInterrupt() throws(KVMError) {
+        try withSettled { cpu throws(KVMError) in try cpu.nmi() }
+    }
+
     /// Does something with all of the CPU's state, which is settled.
     mutating func whileSettled<Result: ~Copyable>(
         _ body: (inout SettledCPU) throws(KVMError) -> Result
@@ -142,8 +149,47 @@ extension GuestCPU: Processor {
 
     /// Arms breakpoints and steps.
     public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
-        try pending?.setGuestDebug(debug)
+        let wish = debug == .off ? watch : debug
+        try pending?.setGuestDebug(wish)
     }
+
+    /// Stops the guest at these addresses while nothing else is armed.
+    public mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError) {
+        watchedCode = addresses
+        let wish = watch
+        try pending?.setGuestDebug(wish)
+    }
+
+    /// Whether the guest is stopped there.
+    public func isWatched(_ address: GuestVirtualAddress) -> Bool {
+        watchedCode.contains(address)
+    }
+
+    private var watch: GuestDebug {
+        watchedCode.isEmpty
+            ? .off : GuestDebug(breakpoints: watchedCode.map { GuestDebug.Breakpoint($0) })
+    }
+
+    /// Whether an interrupt or exception is on its way into the guest; the CPU must be settled.
+    mutating func hasEventUnderWay() throws(KVMError) -> Bool {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            let events = try cpu.events()
+            return events.exceptionInjected || events.exceptionPending || events.interruptInjected
+                || events.nmiInjected || events.nmiPending
+        }
+    }
+
+    /// Settles a CPU whose state is of no more use; exits go unanswered.
+    mutating func abandon() throws(ExecutionError) {
+        // An access of one instruction at a time: 1,024 of a REP, two halves of an MMIO.
+        for _ in 0..<Self.abandonedExits {
+            let step = try kvm { () throws(KVMError) in try settle() }
+            if case .settled = step { return }
+        }
+        throw .kvm(.malformed("a vCPU that does not settle"))
+    }
+
+    private static let abandonedExits = 1 << 16
 
     /// Puts RFLAGS back; the CPU must be settled.
     public mutating func restoreFlags(_ flags: UInt64) throws(KVMError) {
@@ -244,6 +290,25 @@ extension GuestCPU: Processor {
             }
         }
         set { pending?.mmioValue = newValue }
+    }
+
+    /// CR8 on the run page.
+    public var taskPriorityClass: UInt64 {
+        get {
+            switch pending {
+            case .some(let cpu): return cpu.cr8
+            case .none: Self.gone()
+            }
+        }
+        set { pending?.cr8 = newValue }
+    }
+
+    /// IA32_APIC_BASE on the run page.
+    public var apicBase: UInt64 {
+        switch pending {
+        case .some(let cpu): return cpu.apicBase
+        case .none: Self.gone()
+        }
     }
 
     /// Answers an MSR access.

@@ -21,6 +21,10 @@ public struct GuestMachine: ~Copyable {
     public let kicker: Kicker
     /// Which OUTs stand for rewritten instructions.
     let traps: RewriteTraps
+    /// The world has a local APIC, so that CR8 is more than a number.
+    let hasLocalAPIC: Bool
+    /// Finds further ones; nil where none is looked for.
+    let codeWatch: CodeWatch?
     /// The image says what of it is code: what is rewritten there is all that it begins with.
     let isCodeKnown: Bool
 
@@ -29,14 +33,15 @@ public struct GuestMachine: ~Copyable {
     /// The calling thread is the one that must run it (KVM binds kicks to it).
     public init(
         hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry],
-        rewriting: Rewriting = Rewriting(), isListenedTo: Bool = true
+        rewriting: Rewriting = Rewriting(), msrFilter: [MSRFilterRange] = [],
+        isListenedTo: Bool = true, hasLocalAPIC: Bool = false
     ) throws(ExecutionError) {
         let memory = try guest { () throws(GuestError) in
             try GuestMemory(layout: plan.ram, romLengthInBytes: plan.romLengthInBytes)
         }
         try guest { () throws(GuestError) in try plan.apply(to: memory) }
         try rewriting.apply(to: memory)
-        let machine = try Self.makeMachine(hypervisor, memory)
+        let machine = try Self.makeMachine(hypervisor, memory, msrFilter)
         var cpu = try kvm { () throws(KVMError) in
             // Events too would cost 1 % of an exit, and no exit needs them.
             try machine.createCPU(synchronisation: isListenedTo ? [.general, .system] : .general)
@@ -51,7 +56,9 @@ public struct GuestMachine: ~Copyable {
         }
         (observedCPUID, registers, systemRegisters) = initial
         kicker = cpu.kicker
+        self.hasLocalAPIC = hasLocalAPIC
         traps = rewriting.traps
+        codeWatch = rewriting.watch
         isCodeKnown = !plan.code.isEmpty && plan.code.allSatisfy(\.isCertain)
         self.cpu = GuestCPU(cpu.begin(), of: handle, savedMSRs: savedMSRs)
         self.machine = machine
@@ -59,7 +66,8 @@ public struct GuestMachine: ~Copyable {
     }
 
     private static func makeMachine(
-        _ hypervisor: borrowing Hypervisor, _ memory: borrowing GuestMemory
+        _ hypervisor: borrowing Hypervisor, _ memory: borrowing GuestMemory,
+        _ msrFilter: [MSRFilterRange]
     ) throws(ExecutionError) -> VirtualMachine {
         do throws(KVMError) {
             var machine = try hypervisor.createMachine()
@@ -74,6 +82,7 @@ public struct GuestMachine: ~Copyable {
             if machine.check(.exitOnEmulationFailure) > 0 {
                 try machine.enable(.exitOnEmulationFailure, 1)
             }
+            if !msrFilter.isEmpty { try machine.setMSRFilter(msrFilter) }
             for (slot, region) in memory.regions.enumerated() {
                 // SAFETY: the memory lives as long as the machine: one value owns both.
                 try unsafe machine.setMemory(

@@ -57,6 +57,7 @@ extension RunLoop {
                 try kvm { () throws(KVMError) in try cpu.setGuestDebug(wish) }
             }
         }
+        try synchroniseAPIC(cpu, &side)
         let vector = try side.acknowledgeInterrupt()
         guard
             try side.interruption(

@@ -16,6 +16,8 @@ public struct LiveConfiguration: Sendable {
     public var clock = ClockKind.host
     /// Rewrites RDTSC (and CPUID where the host shows its own) to exits, so that it is recorded.
     public var rewritesTimeStamp = true
+    /// What becomes of a guest that waits for a virtual clock without an exit.
+    public var stall = StallPolicy.end
     /// Completes instructions that KVM cannot emulate.
     public var completesInstructions = true
     /// What is watched beside the run.
@@ -23,6 +25,12 @@ public struct LiveConfiguration: Sendable {
 
     /// A configuration without limits.
     public init(plan: LoadPlan) { self.plan = plan }
+
+    /// The MSRs that are answered here and not by KVM; none where the host has no filter.
+    func msrFilter(_ host: borrowing Host) -> [MSRFilterRange] {
+        host.probe.behaviour.msrFilter == .yes
+            ? FilteredMSRs.ranges(timeStampIsNative: !rewritesTimeStamp) : []
+    }
 }
 
 /// What a session calls back, from the supervisor's thread.
@@ -57,16 +65,18 @@ public struct RunSession: ~Copyable {
     public init(
         host: borrowing Host, configuration: LiveConfiguration, devices: consuming DeviceSet
     ) throws(ExecutionError) {
-        let cpuid = try host.guestCPUID()
+        let cpuid = try host.guestCPUID(configuration, devices.machine)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid,
-            rewriting: Rewriting(configuration, host), isListenedTo: false)
+            rewriting: Rewriting(configuration, host),
+            msrFilter: configuration.msrFilter(host), isListenedTo: false,
+            hasLocalAPIC: devices.machine.hasAPIC)
         cpu = try VCPUPlacement.choose(configuration.cpu)
         self.machine = machine
         side = Attended(
             world: LiveWorld(
                 devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
-                hasCompletions: configuration.completesInstructions),
+                hasCompletions: configuration.completesInstructions, stall: configuration.stall),
             listener: NoListener())
         behaviour = host.probe.behaviour
         self.configuration = configuration
@@ -110,6 +120,8 @@ public struct RecordSession: ~Copyable {
         public var overwrites = false
         /// Records observed facts: host time, creation time, command, host name.
         public var hasTiming = true
+        /// Records what the devices took from outside, so that they can be run again.
+        public var hasWorldStream = true
         /// Observed facts for the header.
         public var observed: ObservedFacts?
         /// Ends the run when the trace has about this many bytes.
@@ -126,11 +138,12 @@ public struct RecordSession: ~Copyable {
         host: borrowing Host, configuration: LiveConfiguration, devices: consuming DeviceSet,
         recording: Recording
     ) throws(ExecutionError) {
-        let cpuid = try host.guestCPUID()
+        let cpuid = try host.guestCPUID(configuration, devices.machine)
         let rewriting = Rewriting(configuration, host)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid,
-            rewriting: rewriting)
+            rewriting: rewriting, msrFilter: configuration.msrFilter(host),
+            hasLocalAPIC: devices.machine.hasAPIC)
         let registers = machine.registers
         let system = machine.systemRegisters
         // Without observed facts, two recordings must not differ by where they happened to run.
@@ -138,10 +151,11 @@ public struct RecordSession: ~Copyable {
             configuration.cpu, fallback: recording.hasTiming ? .current : .first)
         let header = TraceHeader(
             recording: recording, cpu: cpu, configuration: configuration, rewriting: rewriting,
-            host: host.probe.facts,
+            msrFilter: configuration.msrFilter(host), host: host.probe.facts,
             requestedCPUID: cpuid, observedCPUID: machine.observedCPUID,
-            devices: devices.descriptions)
+            devices: devices)
         var options = TraceOptions(overwrites: recording.overwrites)
+        options.hasWorldStream = recording.hasWorldStream
         if recording.hasTiming { options.timing = HostClock.timeBase() }
         let writer = try trace { () throws(TraceError) in
             var writer = try TraceWriter(
@@ -150,11 +164,11 @@ public struct RecordSession: ~Copyable {
             return writer
         }
         progress = writer.progress
-        side = Attended(
-            world: LiveWorld(
-                devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
-                hasCompletions: configuration.completesInstructions),
-            listener: Recorder(writer: writer))
+        var world = LiveWorld(
+            devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
+            hasCompletions: configuration.completesInstructions, stall: configuration.stall)
+        if recording.hasWorldStream { world.keepArrivals() }
+        side = Attended(world: world, listener: Recorder(writer: writer))
         self.machine = machine
         behaviour = host.probe.behaviour
         self.configuration = configuration
@@ -238,6 +252,8 @@ extension GuestMachine {
     ) throws(ExecutionError) -> RunReport {
         var loop = RunLoop(
             behaviour: behaviour, exitLimit: exitLimit, traps: traps, stop: stop)
+        loop.hasLocalAPIC = hasLocalAPIC
+        loop.codeWatch = codeWatch
         let kicker = kicker
         let supervisor = Supervisor(
             supervision, request: stop, kick: { kicker.kick() }, abort: callbacks.abort,

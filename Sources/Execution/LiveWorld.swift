@@ -1,6 +1,7 @@
 public import Devices
 internal import Glibc
 public import Guest
+internal import KVM
 public import Machine
 public import Trace
 
@@ -14,6 +15,12 @@ public struct LiveWorld: World, ~Copyable {
     private let cpuidTable: [CPUIDEntry]
     private let stop: StopRequest
     private let hasCompletions: Bool
+    /// IA32_TSC_DEADLINE is there, as CPUID shows (leaf 1, ECX bit 24).
+    private let hasTimerDeadline: Bool
+    /// How long the guest has made no exit, under a virtual clock.
+    private var silence: Silence
+    /// It made none since the kick before.
+    private var isSilent = false
 
     /// While the guest idles on the host's clock, how long to sleep before looking around for
     /// keys and requests to end.
@@ -23,6 +30,16 @@ public struct LiveWorld: World, ~Copyable {
     private static let patienceNanoseconds: UInt64 = 1_000_000
     /// Since when the interrupt that waits does so, on the device clock, once a kick found it.
     private var waitingSince: UInt64?
+    /// When a device has something to do by itself next; `.max`: never.
+    private var deadline = UInt64.max
+    /// The devices were brought up to a time since ``deadline`` was asked for.
+    private var hasMoved = false
+    /// What came from outside and no listener was told of; kept for a world stream only.
+    private var arrivals: [WorldEvent] = []
+    private var keepsArrivals = false
+    /// The world is run again by what was recorded.
+    private(set) var isRerun = false
+    private var script = WorldScript()
 
     /// Makes a world.
     ///
@@ -31,33 +48,132 @@ public struct LiveWorld: World, ~Copyable {
     ///   - cpuidTable: what rewritten CPUIDs show.
     ///   - stop: ends the wait of an idle guest.
     ///   - hasCompletions: completes instructions that KVM cannot emulate.
+    ///   - stall: what becomes of a guest that waits for a virtual clock without an exit.
     public init(
         devices: consuming DeviceSet, clock: ClockKind = .host, cpuidTable: [CPUIDEntry] = [],
-        stop: StopRequest = StopRequest(), hasCompletions: Bool = true
+        stop: StopRequest = StopRequest(), hasCompletions: Bool = true,
+        stall: StallPolicy = .end
     ) {
         self.devices = devices
         self.clock = GuestClock(clock)
         self.cpuidTable = cpuidTable
         self.stop = stop
         self.hasCompletions = hasCompletions
+        hasTimerDeadline =
+            self.devices.machine.hasAPIC
+            && cpuidTable.contains { $0.function == 1 && $0.ecx >> 24 & 1 != 0 }
+        silence = Silence(stall)
     }
 
-    /// An exit was made: time passes, and devices are brought up to it.
-    @inline(__always)
-    private mutating func advance() {
-        guard devices.machine == .pc else { return }
-        clock.tick()
-        devices.advance(to: clock.nanoseconds)
+    /// Keeps what comes from outside from now on, for ``tellArrivals(_:)``.
+    mutating func keepArrivals() {
+        keepsArrivals = true
+        arrivals.reserveCapacity(64)
+        devices.keepTakenInput()
     }
+
+    // MARK: Time and input
+
+    /// An exit was made: time passes, and devices are brought up to it where the access may depend
+    /// on it or a device has something to do by itself. ``settle()`` must follow the access.
+    @inline(__always)
+    private mutating func pass(dependsOnTime: Bool) {
+        if isRerun {
+            passAgain(dependsOnTime: dependsOnTime)
+            return
+        }
+        devices.admitInput()
+        guard devices.machine.isPC else { return }
+        clock.tick()
+        guard dependsOnTime || clock.deviceNanoseconds >= deadline else { return }
+        move(to: clock.deviceNanoseconds, .clock)
+    }
+
+    /// The same, where it was recorded before.
+    private mutating func passAgain(dependsOnTime: Bool) {
+        if !devices.machine.isPC {
+            devices.feedInput(script.takeInput())
+            return
+        }
+        guard clock.isHost else {
+            clock.tick()
+            devices.feedInput(script.takeInput())
+            if dependsOnTime || clock.nanoseconds >= deadline {
+                move(to: clock.nanoseconds, .clock)
+            }
+            return
+        }
+        guard let time = script.takeClock() else {
+            if dependsOnTime { script.fail("the world stream has no time for this access") }
+            devices.feedInput(script.takeInput())
+            return
+        }
+        devices.feedInput(script.takeInput())
+        moveAgain(toMicroseconds: time, .clock)
+    }
+
+    /// Brings the devices up to a time.
+    @inline(__always)
+    private mutating func move(to time: UInt64, _ kind: WorldEvent.Kind) {
+        if keepsArrivals { note(kind, time) }
+        devices.advance(to: time)
+        hasMoved = true
+    }
+
+    /// Virtual time is not noted: it follows from the exits.
+    private mutating func note(_ kind: WorldEvent.Kind, _ nanoseconds: UInt64) {
+        let time = nanoseconds / 1000
+        switch kind {
+        case .clock: if clock.isHost { arrivals.append(.clock(microseconds: time)) }
+        case .wake: arrivals.append(.wake(microseconds: time))
+        case .kick: arrivals.append(.kick(microseconds: time))
+        case .acknowledge, .input: break
+        }
+    }
+
+    private mutating func moveAgain(toMicroseconds time: UInt64, _ kind: WorldEvent.Kind) {
+        let (nanoseconds, overflow) = time.multipliedReportingOverflow(by: 1000)
+        guard !overflow else {
+            script.fail("the world stream has a time out of range")
+            return
+        }
+        clock.set(nanoseconds)
+        move(to: nanoseconds, kind)
+    }
+
+    /// After an access, or whatever else changed the devices.
+    @inline(__always)
+    private mutating func settle() {
+        if hasMoved {
+            hasMoved = false
+            deadline = devices.nextDeadline ?? .max
+        }
+        if devices.hasTakenInput { arrivals.append(.input(devices.takeTakenInput())) }
+    }
+
+    /// Whether something came from outside that no listener was told of.
+    @inline(__always)
+    public var hasArrivals: Bool { !arrivals.isEmpty }
+
+    /// Tells a listener what came from outside since the last call.
+    public mutating func tellArrivals<Listener: RunListener & ~Copyable>(
+        _ listener: inout Listener
+    ) throws(ExecutionError) {
+        for event in arrivals { try listener.arrival(event) }
+        arrivals.removeAll(keepingCapacity: true)
+    }
+
+    // MARK: Accesses
 
     /// A port write reaches its device.
     @inline(__always)
     public mutating func portOut(
         _ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
-        advance()
+        pass(dependsOnTime: devices.dependsOnTime(port: port, size: size))
         // SAFETY: the buffer is the caller's, alive through the call.
         outcome = unsafe devices.portOut(port, size: size, bytes)
+        settle()
     }
 
     /// A port read is answered by its device.
@@ -65,41 +181,80 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func portIn(
         _ port: UInt16, size: Int, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
-        advance()
+        pass(dependsOnTime: devices.dependsOnTime(port: port, size: size))
         // SAFETY: the buffer is the caller's, alive through the call.
         unsafe devices.portIn(port, size: size, into: bytes)
+        settle()
     }
 
     /// A write to device memory reaches its device.
     public mutating func memoryWrite(
         _ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
-        advance()
+        pass(dependsOnTime: devices.dependsOnTime(address: address.rawValue))
         // SAFETY: the buffer is the caller's, alive through the call.
         outcome = unsafe devices.memoryWrite(address, bytes)
+        settle()
     }
 
     /// A read of device memory is answered by its device.
     public mutating func memoryRead(
         _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
-        advance()
+        pass(dependsOnTime: devices.dependsOnTime(address: address.rawValue))
         // SAFETY: the buffer is the caller's, alive through the call.
         unsafe devices.memoryRead(address, into: bytes)
+        settle()
     }
 
-    /// No MSR is given to user space yet: the guest gets #GP, as from an MSR that does not exist.
-    public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? { nil }
+    /// As ``FilteredMSRs`` has it.
+    public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {
+        pass(dependsOnTime: true)
+        defer { settle() }
+        switch FilteredMSRs.meaning(of: index) {
+        case .timeStamp: return clock.timeStamp
+        case .timeStampAdjust: return clock.timeStampAdjust
+        case .timerDeadline: return hasTimerDeadline ? devices.timerDeadline : nil
+        case .zero: return 0
+        case .absent, nil: return nil
+        }
+    }
 
-    /// No MSR is given to user space yet: the guest gets #GP, as from an MSR that does not exist.
+    /// As ``FilteredMSRs`` has it.
     public mutating func writeMSR(
         _ index: UInt32, _ value: UInt64
-    ) throws(ExecutionError) -> Bool { false }
+    ) throws(ExecutionError) -> Bool {
+        pass(dependsOnTime: true)
+        defer {
+            hasMoved = true
+            settle()
+        }
+        switch FilteredMSRs.meaning(of: index) {
+        case .timeStamp:
+            clock.setTimeStamp(value)
+            arm(devices.timerDeadline)
+        case .timeStampAdjust:
+            clock.timeStampAdjust = value
+            arm(devices.timerDeadline)
+        case .timerDeadline:
+            guard hasTimerDeadline else { return false }
+            arm(value)
+        case .zero: break
+        case .absent, nil: return false
+        }
+        return true
+    }
 
-    /// The clock's time, in ticks of 1 GHz.
+    /// The local APIC's timer expires when the counter has a value; 0: it does not.
+    private mutating func arm(_ deadline: UInt64) {
+        devices.advance(to: clock.nanoseconds)
+        devices.setTimerDeadline(deadline, at: clock.time(of: deadline))
+    }
+
+    /// The clock's time, in ticks of 1 GHz, and what the guest added to it.
     public mutating func timeStamp() throws(ExecutionError) -> UInt64 {
         clock.tick()
-        return clock.nanoseconds
+        return clock.timeStamp
     }
 
     /// The row of the table, as CPUID picks it (Intel SDM vol. 2, CPUID): beyond the highest basic
@@ -112,9 +267,9 @@ public struct LiveWorld: World, ~Copyable {
         }
         guard var row else { return CPUIDAnswer(eax: 0, ebx: 0, ecx: 0, edx: 0) }
         if function == 1 {
-            // OSXSAVE shows CR4's bit 18, whatever the table says.
-            let isEnabled = system[.cr4] >> 18 & 1 != 0
-            row.ecx = row.ecx & ~(1 << 27) | (isEnabled ? 1 << 27 : 0)
+            // OSXSAVE shows CR4's bit 18, APIC IA32_APIC_BASE's bit 11, whatever the table says.
+            row.ecx = row.ecx & ~(1 << 27) | UInt32(system[.cr4] >> 18 & 1) << 27
+            row.edx = row.edx & ~(1 << 9) | UInt32(system[.apicBase] >> 11 & 1) << 9
         }
         return CPUIDAnswer(eax: row.eax, ebx: row.ebx, ecx: row.ecx, edx: row.edx)
     }
@@ -128,9 +283,14 @@ public struct LiveWorld: World, ~Copyable {
             return outcome == .directMemory ? .transfer : .end(takeOutcome())
         }
         guard let natural else { return .go }
-        advance()
-        if natural.reason == .halted, canWake, idle() { return .go }
-        return .end(natural)
+        pass(dependsOnTime: true)
+        settle()
+        guard natural.reason == .halted, canWake else { return .end(natural) }
+        switch isRerun ? idleAgain() : idle() {
+        case .woken: return .go
+        case .asleepForEver: return .end(natural)
+        case .stalled: return .end(Ending(.stalled))
+        }
     }
 
     /// Serves the device that asked for it.
@@ -151,68 +311,175 @@ public struct LiveWorld: World, ~Copyable {
         _ carriedOut: [Change]?
     ) throws(ExecutionError) -> [Change]? { carriedOut }
 
+    /// The local APIC takes its priority and its place from there.
+    @inline(__always)
+    public mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError) {
+        devices.synchroniseAPIC(taskPriorityClass: taskPriorityClass, base: apicBase)
+    }
+
     /// Whether an interrupt waits for the CPU.
     @inline(__always)
-    public mutating func hasInterrupt() throws(ExecutionError) -> Bool { devices.hasInterrupt }
+    public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
+        devices.hasInterrupt || devices.hasNonMaskableInterrupt
+    }
+
+    /// Whether the local APIC has one.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        devices.hasNonMaskableInterrupt
+    }
+
+    /// The local APIC's is taken.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
+        devices.acknowledgeNonMaskableInterrupt()
+    }
 
     /// The interrupt controller's acknowledge cycle.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
         waitingSince = nil
+        defer { deadline = devices.nextDeadline ?? .max }
         // The 8259 gives a vector in any case: that of the spurious interrupt where nothing is
         // pending any more.
         return devices.acknowledgeInterrupt() ?? 0
     }
 
     /// When an interrupt that waits, or that the next deadline raises, has waited long enough.
-    /// Only under the host's clock: with a virtual one a run is to be the same every time.
+    /// Under a virtual clock, with which a run is to be the same every time, nothing is injected:
+    /// the kick looks whether the guest waits in vain.
     @inline(__always)
     public mutating func kickDelay() throws(ExecutionError) -> UInt64? {
-        guard devices.machine == .pc, clock.isHost else { return nil }
+        guard devices.machine.isPC else { return nil }
+        guard clock.isHost else {
+            return silence.policy == .kick ? Silence.kickNanoseconds : Silence.lookNanoseconds
+        }
         if devices.hasInterrupt { return Self.patienceNanoseconds }
-        guard let deadline = devices.nextDeadline else { return nil }
+        guard deadline != .max else { return nil }
         let now = clock.nanoseconds
         return (deadline > now ? deadline - now : 0) &+ Self.patienceNanoseconds
     }
 
     /// Lets time pass, and looks whether an interrupt has waited too long.
     public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool {
-        guard devices.machine == .pc, clock.isHost else { return false }
+        guard devices.machine.isPC else { return false }
+        guard clock.isHost else { return isSilent && devices.hasInterrupt }
         let wasWaiting = devices.hasInterrupt
-        let deadline = devices.nextDeadline
-        advance()
+        let wasDue = deadline
+        devices.admitInput()
+        clock.tick()
+        // Where nothing comes of it, nothing is noted, however often the guest is kicked.
+        if clock.deviceNanoseconds >= deadline || devices.takesInputNow {
+            move(to: clock.deviceNanoseconds, .kick)
+            settle()
+        }
         guard devices.hasInterrupt else { return false }
         let now = clock.nanoseconds
-        let since = waitingSince ?? (wasWaiting ? now : min(deadline ?? now, now))
+        let since = waitingSince ?? (wasWaiting ? now : min(wasDue, now))
         waitingSince = since
         return now &- since >= Self.patienceNanoseconds
     }
 
-    /// The guest waits for an interrupt. False where none can come any more.
-    @inline(never)
-    private mutating func idle() -> Bool {
-        devices.flush()
-        while !devices.hasInterrupt {
-            // Somebody wants the run to end: it ends at this very exit.
-            if stop.reason != nil { return true }
-            let deadline = devices.nextDeadline
-            guard deadline != nil || devices.canInputInterrupt else { return false }
-            let nap: UInt64
-            if let deadline {
-                nap = min(clock.idle(until: deadline), Self.napNanoseconds)
-            } else {
-                // Keys come in the host's time; a virtual clock stands still meanwhile.
-                nap = Self.napNanoseconds
-            }
-            if nap > 0 {
-                var wait = timespec(tv_sec: 0, tv_nsec: Int(nap))
-                // SAFETY: the struct lives through the call; the rest of the time is not asked for.
-                unsafe nanosleep(&wait, nil)
-                if clock.isHost { clock.tick() }
-            }
-            devices.advance(to: clock.nanoseconds)
+    /// Only under a virtual clock.
+    public var watchesSilence: Bool { devices.machine.isPC && !clock.isHost }
+
+    /// A guest that waits without an exit for an interrupt which the clock would have to bring is
+    /// stalled, or the clock moves on.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? {
+        let now = HostThread.monotonicNanoseconds()
+        isSilent = silence.notes(exitCount: exitCount, progress: progress, now: now)
+        let deadline = devices.nextDeadline
+        guard isSilent, canWake, devices.hasInterrupt || deadline != nil else { return nil }
+        if silence.policy == .end {
+            return silence.isTooLong(progress: progress, now: now)
+                ? Ending(.stalled, isInMidFlight: true) : nil
         }
-        return true
+        if !devices.hasInterrupt, let deadline {
+            _ = clock.idle(until: deadline)
+            move(to: clock.nanoseconds, .kick)
+            settle()
+        }
+        return nil
     }
+
+    /// What became of a guest that waits for an interrupt.
+    private enum Idling {
+        /// There is one, or somebody wants the run to end.
+        case woken
+        /// None can come any more.
+        case asleepForEver
+        /// A virtual clock ran on and on, and none came.
+        case stalled
+    }
+
+    /// The guest waits for an interrupt.
+    ///
+    /// Devices are brought up to their own deadlines, however late the host wakes us: what happens
+    /// while the guest idles then depends on nothing but the input that arrives.
+    @inline(never)
+    private mutating func idle() -> Idling {
+        devices.flush()
+        defer { deadline = devices.nextDeadline ?? .max }
+        var jumps = 0
+        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt {
+            // Somebody wants the run to end: it ends at this very exit.
+            if stop.reason != nil { return .woken }
+            let due = devices.nextDeadline
+            guard due != nil || devices.canInputInterrupt else { return .asleepForEver }
+            var nap = Self.napNanoseconds
+            if let due {
+                let left = clock.idle(until: due)
+                guard left > 0 else {
+                    devices.advance(to: due)
+                    if !clock.isHost {
+                        jumps += 1
+                        if jumps > Self.longestIdling { return .stalled }
+                    }
+                    continue
+                }
+                nap = min(left, nap)
+            }
+            devices.admitInput()
+            if devices.takesInputNow {
+                let time = clock.nanoseconds
+                move(to: time - time % 1000, .wake)
+                settle()
+                continue
+            }
+            // Keys come in the host's time; a virtual clock stands still meanwhile.
+            var wait = timespec(tv_sec: 0, tv_nsec: Int(nap))
+            // SAFETY: the struct lives through the call; the rest of the time is not asked for.
+            unsafe nanosleep(&wait, nil)
+        }
+        return .woken
+    }
+
+    /// The same, where it was recorded before: nobody waits.
+    private mutating func idleAgain() -> Idling {
+        defer { deadline = devices.nextDeadline ?? .max }
+        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt, stop.reason == nil,
+            script.problem == nil
+        {
+            let due = devices.nextDeadline
+            // A virtual clock jumps to the next deadline, whatever has arrived.
+            if due == nil || clock.isHost, let time = script.takeWake(beforeNanoseconds: due) {
+                devices.feedInput(script.takeInput())
+                moveAgain(toMicroseconds: time, .wake)
+                settle()
+            } else if let due {
+                if clock.isHost { clock.set(due) } else { _ = clock.idle(until: due) }
+                devices.advance(to: due)
+            } else {
+                script.fail("the guest was woken here, but no device has reason to")
+            }
+        }
+        return .woken
+    }
+
+    /// Deadlines that a virtual clock may come to while the guest waits, and none of them raises an
+    /// interrupt: a timer whose last interrupt was never ended. Six minutes of one at 1 kHz.
+    private static let longestIdling = 360_000
 
     private mutating func takeOutcome() -> Ending {
         defer { outcome = .none }
@@ -222,5 +489,62 @@ public struct LiveWorld: World, ~Copyable {
             return Ending(.debugExit, guestStatus: Int32(truncatingIfNeeded: status))
         case .powerOff: return Ending(.powerOff)
         }
+    }
+}
+
+// MARK: Running it again
+
+extension LiveWorld {
+    /// Answers from now on as it did when it was recorded: time and input come from the trace.
+    mutating func beginRerun() { isRerun = true }
+
+    /// Why the devices cannot be run again by what was recorded; nil: they can so far.
+    var rerunProblem: String? { script.problem }
+
+    /// The next exit has come, with what the world stream says of it. What happened after the one
+    /// before it is done first.
+    mutating func rerun(_ events: [WorldEvent]) {
+        takeKicks()
+        script.load(events)
+    }
+
+    /// The CPU took an interrupt, as it was recorded.
+    mutating func acknowledgeAgain(isInMidFlight: Bool) throws(ExecutionError) -> UInt8 {
+        if isInMidFlight {
+            takeKicks()
+            script.takeAcknowledge()
+        }
+        return try acknowledgeInterrupt()
+    }
+
+    /// The guest was told this time; a virtual clock must agree.
+    mutating func timeStampAgain(_ value: UInt64) throws(ExecutionError) {
+        guard !clock.isHost else {
+            clock.set(value &- clock.timeStampAdjust)
+            return
+        }
+        if try timeStamp() != value {
+            script.fail("the virtual clock shows another time than RDTSC was answered with")
+        }
+    }
+
+    private mutating func takeKicks() {
+        while let time = script.takeKick() {
+            devices.feedInput(script.takeInput())
+            moveAgain(toMicroseconds: time, .kick)
+            settle()
+        }
+    }
+
+    /// Ends the rerun: from here on time and input come from outside, and time goes on from what it
+    /// was.
+    mutating func goLive(input: consuming ConsoleInput) {
+        isRerun = false
+        script = WorldScript()
+        clock.resume()
+        devices.connect(input)
+        devices.isMuted = false
+        if keepsArrivals { devices.keepTakenInput() }
+        deadline = devices.nextDeadline ?? .max
     }
 }

@@ -23,6 +23,11 @@ public protocol Processor: ~Copyable {
     var mmioValue: UInt64 { get set }
     /// Answers an MSR access.
     mutating func answerMSR(_ value: UInt64, fault: Bool)
+    /// CR8: the local APIC's task priority, which the CPU shares with it. What is set holds from the
+    /// next run on.
+    var taskPriorityClass: UInt64 { get set }
+    /// IA32_APIC_BASE.
+    var apicBase: UInt64 { get }
     /// The payload of the last exit, whatever its reason.
     func withPayload<Result, Failure: Error>(
         _ body: (RawSpan) throws(Failure) -> Result
@@ -39,6 +44,8 @@ public protocol Processor: ~Copyable {
     var isReadyForInterrupt: Bool { get }
     /// Injects an external interrupt; to be done when settled and ready.
     mutating func interrupt(vector: UInt8) throws(KVMError)
+    /// Queues a non-maskable interrupt; to be done when settled.
+    mutating func nonMaskableInterrupt() throws(KVMError)
     /// What a completion needs beside registers; to be asked when settled.
     mutating func extendedState() throws(KVMError) -> ExtendedState
     /// Changes the CPU as a completion says, but for RAM; to be done when settled.
@@ -67,6 +74,12 @@ public protocol Processor: ~Copyable {
     /// Puts RFLAGS back as it was recorded, RF included.
     mutating func restoreFlags(_ flags: UInt64) throws(KVMError)
 
+    /// Stops the guest when it is about to execute at one of these linear addresses, at most four,
+    /// while nothing else is armed; allowed at any time.
+    mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError)
+    /// Whether that stands at an address.
+    func isWatched(_ address: GuestVirtualAddress) -> Bool
+
     // What stops in ring 3 need on hosts where KVM's own do not reach it (``Ring3Stops``).
 
     /// Puts the interrupt table out of force, or back in force with this limit; also while an
@@ -84,6 +97,19 @@ public protocol Processor: ~Copyable {
     mutating func syscallTargets() throws(KVMError) -> SyscallTargets?
     /// Puts RIP elsewhere; to be done when settled.
     mutating func moveRIP(to address: UInt64) throws(KVMError)
+}
+
+/// A CPU without a local APIC.
+extension Processor where Self: ~Copyable {
+    /// The lowest.
+    public var taskPriorityClass: UInt64 {
+        get { 0 }
+        set {}
+    }
+    /// None.
+    public var apicBase: UInt64 { 0 }
+    /// Does nothing: none comes.
+    public mutating func nonMaskableInterrupt() throws(KVMError) {}
 }
 
 /// A CPU that cannot be interrupted in mid-flight: no place is allowed.
@@ -109,6 +135,10 @@ extension Processor where Self: ~Copyable {
     public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {}
     /// Does nothing.
     public mutating func restoreFlags(_ flags: UInt64) throws(KVMError) {}
+    /// Does nothing.
+    public mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError) {}
+    /// Never.
+    public func isWatched(_ address: GuestVirtualAddress) -> Bool { false }
     /// Does nothing.
     public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 { 0 }
     /// Nothing.

@@ -1,3 +1,4 @@
+internal import Devices
 internal import Guest
 internal import KVM
 internal import Machine
@@ -10,11 +11,12 @@ extension GuestMachine {
     /// - Parameters:
     ///   - isForced: makes it on a host whose behaviour differs, too.
     ///   - differences: the ways in which it does.
+    ///   - watches: is ready to find instructions to be rewritten, for when the run leaves the tape.
     /// - Throws: ``ExecutionError/cannotReplay(_:)`` where this host does not match, or the trace
     ///   does not hold what a replay needs.
     static func replaying(
         _ reader: TraceReader, host: borrowing Host, isForced: Bool,
-        differences: [HostFacts.Difference]
+        differences: [HostFacts.Difference], watches: Bool = false
     ) throws(ExecutionError) -> GuestMachine {
         if !isForced, !differences.isEmpty {
             throw .cannotReplay(Self.refusal(differences, reader.path))
@@ -22,7 +24,11 @@ extension GuestMachine {
         let plan = try Self.plan(reader)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: plan, cpuid: reader.header.requestedCPUID,
-            rewriting: Rewriting(reader.header))
+            rewriting: Rewriting(reader.header, plan, watches: watches),
+            msrFilter: MSRFilterProperty.ranges(reader.header.machine),
+            hasLocalAPIC: reader.header.machine.devices.contains {
+                $0.name == Devices.DeviceDescription.localAPIC
+            })
         if !isForced, let leaf = machine.firstDifferentCPUIDLeaf(from: reader.header) {
             throw .cannotReplay(
                 "\(reader.path): CPUID leaf 0x\(String(leaf, radix: 16)) shows guests something "
@@ -40,7 +46,7 @@ extension GuestMachine {
             + shown.joined(separator: "; ") + more + " (--force replays anyway)"
     }
 
-    private static func plan(_ reader: TraceReader) throws(ExecutionError) -> LoadPlan {
+    static func plan(_ reader: TraceReader) throws(ExecutionError) -> LoadPlan {
         let images = reader.header.images
         guard !images.isEmpty else {
             throw .cannotReplay(

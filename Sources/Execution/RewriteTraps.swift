@@ -58,6 +58,19 @@ public struct RewriteTraps: Equatable, Sendable {
         return unsafe host.load(as: UInt8.self)
     }
 
+    /// The port that stands for the instruction 0F `second`; nil where it is not rewritten.
+    func port(forSecondByte second: UInt8) -> UInt8? {
+        switch second {
+        case Self.secondOfRDTSC: timeStampPort
+        case Self.secondOfCPUID: cpuidPort
+        default: nil
+        }
+    }
+
+    /// The first byte of RDTSC (0F 31) and CPUID (0F A2) (Intel SDM vol. 2).
+    static let escape: UInt8 = 0x0F
+    static let secondOfRDTSC: UInt8 = 0x31
+    static let secondOfCPUID: UInt8 = 0xA2
     /// OUT imm8, AL (Intel SDM vol. 2, OUT).
     static let outOpcode: UInt8 = 0xE6
 }

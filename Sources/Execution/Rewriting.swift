@@ -10,6 +10,8 @@ public struct Rewriting: Sendable {
     var sites: [RewrittenSite] = []
     /// What the OUTs stand for.
     var traps = RewriteTraps()
+    /// Finds what is rewritten when it is first executed; nil: nothing is.
+    var watch: CodeWatch?
 
     /// Ports that may be taken; the first whose OUT the image does not use is. The first two keep
     /// the sum of the bytes they replace, so that checksummed images stay valid: 0F+31 = E6+5A and
@@ -23,18 +25,22 @@ public struct Rewriting: Sendable {
     /// Finds what is to be rewritten in a load.
     ///
     /// Only in what the file itself says is code (sections of an ELF file): elsewhere the same
-    /// bytes may be data, and rewriting them would change the guest.
+    /// bytes may be data, and rewriting them would change the guest. There they are rewritten when
+    /// they are about to be executed, if they are watched.
     ///
-    /// - Parameter rewritesCPUID: the host does not show guests the table that was asked for.
-    init(_ plan: LoadPlan, rewritesCPUID: Bool) {
+    /// - Parameters:
+    ///   - rewritesCPUID: the host does not show guests the table that was asked for.
+    ///   - watches: the host has breakpoints to find what no file tells of.
+    init(_ plan: LoadPlan, rewritesCPUID: Bool, watches: Bool = false) {
         var hasOut: Set<UInt8> = []
         var found: [(kind: Instruction.Kind, range: CodeRange, offset: Int)] = []
         let disassembler = Disassembler(plan.kind == .elf64 ? .long64 : .protected32)
-        for range in plan.code where range.isCertain {
+        for range in plan.code where watches || range.isCertain {
             let bytes = Array(plan.image[range.fileRange])
             for index in bytes.indices.dropLast() where bytes[index] == RewriteTraps.outOpcode {
                 hasOut.insert(bytes[index + 1])
             }
+            guard range.isCertain else { continue }
             let wanted: [Instruction.Kind] = rewritesCPUID ? [.rdtsc, .cpuid] : [.rdtsc]
             for place in disassembler.occurrences(of: wanted, in: bytes) where place.length == 2 {
                 found.append((place.kind, range, place.offset))
@@ -55,11 +61,28 @@ public struct Rewriting: Sendable {
                     original: Array(plan.image[start..<start + 2]),
                     replacement: [RewriteTraps.outOpcode, port]))
         }
+        if watches {
+            watch = CodeWatch(
+                second: (traps.timeStampPort == nil ? [] : [RewriteTraps.secondOfRDTSC])
+                    + (traps.cpuidPort == nil ? [] : [RewriteTraps.secondOfCPUID]),
+                certain: Self.addresses(plan, isCertain: true),
+                loaded: Self.addresses(plan, isCertain: false))
+            return
+        }
         if !sites.contains(where: { $0.replacement[1] == traps.timeStampPort }) {
             traps.timeStampPort = nil
         }
         if !sites.contains(where: { $0.replacement[1] == traps.cpuidPort }) {
             traps.cpuidPort = nil
+        }
+    }
+
+    private static func addresses(_ plan: LoadPlan, isCertain: Bool) -> [Range<UInt64>] {
+        plan.code.filter { $0.isCertain == isCertain }.map {
+            let start = $0.virtual.rawValue
+            // Linked right below the end of the address space, its last byte is left out.
+            let (end, isPast) = start.addingReportingOverflow(UInt64($0.fileRange.count))
+            return start..<(isPast ? .max : end)
         }
     }
 
@@ -70,16 +93,35 @@ public struct Rewriting: Sendable {
             return
         }
         let behaviour = host.probe.behaviour
-        let isShown =
-            behaviour.cpuidRing0 == .yes && behaviour.unhideableLeaf1ECX == 0
-            && behaviour.unhideableLeaf1EDX == 0
-        self.init(configuration.plan, rewritesCPUID: !isShown)
+        self.init(
+            configuration.plan, rewritesCPUID: !behaviour.hidesCPUID,
+            watches: behaviour.breakpointRing0 == .yes)
     }
+
+    /// What a trace keeps of it, as properties of the machine.
+    var properties: [Property] {
+        traps.properties + (watch == nil ? [] : [Self.watchProperty])
+    }
+
+    /// What no file tells of is rewritten when it is first executed.
+    static let watchProperty = Property("rewrite.when-executed", "on")
 
     /// The rewriting that a trace tells of.
     init(_ header: TraceHeader) {
         sites = header.rewrittenSites
         traps = RewriteTraps(header.machine)
+    }
+
+    /// The rewriting that a trace tells of, for a run that leaves it: what is executed first after
+    /// that is found as in a recording.
+    init(_ header: TraceHeader, _ plan: LoadPlan, watches: Bool) {
+        self.init(header)
+        guard watches else { return }
+        watch = CodeWatch(
+            second: (traps.timeStampPort == nil ? [] : [RewriteTraps.secondOfRDTSC])
+                + (traps.cpuidPort == nil ? [] : [RewriteTraps.secondOfCPUID]),
+            certain: Self.addresses(plan, isCertain: true),
+            loaded: Self.addresses(plan, isCertain: false))
     }
 
     /// Puts the replacements into memory.

@@ -36,6 +36,10 @@ public struct RunLoop: ~Copyable {
     var exceptionCount: UInt64 = .max
     private let exitLimit: UInt64
     let traps: RewriteTraps
+    /// Finds instructions to be rewritten; nil where none is looked for.
+    var codeWatch: CodeWatch?
+    /// Where a breakpoint stands for the tape's next rewriting.
+    var watched: GuestVirtualAddress?
     let stop: StopRequest
     /// KVM counts ring 0's instructions here.
     let hasCounter: Bool
@@ -47,6 +51,8 @@ public struct RunLoop: ~Copyable {
     let mendsSyscall: Bool
     /// The guest's page-fault handler, where a breakpoint stands; nil: none does.
     var syscallHandler: UInt64?
+    /// Where instructions stand that may have to be rewritten.
+    var watchedCode: [GuestVirtualAddress] = []
     /// The handler's first instruction is being stepped over.
     var isPassingHandler = false
     /// What is known of where landmarks in ring 3 may stand.
@@ -57,6 +63,8 @@ public struct RunLoop: ~Copyable {
     var isKickArmed = false
     /// Places refused since the last interrupt in mid-flight.
     var attempts = 0
+    /// The machine has a local APIC, which is the world's; its task priority is CR8 too.
+    var hasLocalAPIC = false
 
     /// Makes a loop.
     ///
@@ -92,6 +100,7 @@ public struct RunLoop: ~Copyable {
         if let outcome = try outcome(&side, natural: nil, canWake: false, memory: memory) {
             return outcome
         }
+        try watchCode(&cpu, &side, memory: memory)
         while true {
             let entered = HostThread.timestamp()
             let step: RunStep
@@ -103,6 +112,7 @@ public struct RunLoop: ~Copyable {
                 if let reason = stop.reason, stop.isInsistent {
                     return .stopped(reason, isInMidFlight: true)
                 }
+                try synchroniseAPIC(cpu, &side)
                 if isKickArmed, let outcome = try takeKick(&cpu, &side, memory: memory) {
                     return outcome
                 }
@@ -110,7 +120,9 @@ public struct RunLoop: ~Copyable {
             }
             if case .other = step {
                 if Self.isUncounted(other) { continue }
-                if case .debug = other, mendsSyscall, try passesDebugExit(&cpu, memory: memory) {
+                if case .debug(let stop) = other,
+                    try passes(stop.pc, &cpu, &side, memory: memory)
+                {
                     continue
                 }
             }
@@ -128,7 +140,33 @@ public struct RunLoop: ~Copyable {
             if !isKickArmed, let delay = try side.kickDelay() {
                 try armKick(&cpu, nanoseconds: delay)
             }
+            try watchCode(&cpu, &side, memory: memory)
         }
+    }
+
+    /// A breakpoint or step of ours came to nothing: it is no exit.
+    @inline(never)
+    private mutating func passes<CPU, Side>(
+        _ place: GuestVirtualAddress, _ cpu: inout CPU, _ side: inout Side,
+        memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        if !isPassingHandler, cpu.isWatched(place) {
+            return try isFalseAlarm(at: place, &cpu, &side, memory: memory)
+        }
+        guard mendsSyscall else { return false }
+        return try passesDebugExit(&cpu, memory: memory)
+    }
+
+    /// Tells the world's local APIC what the CPU holds of it.
+    @inline(__always)
+    func synchroniseAPIC<CPU, Side>(
+        _ cpu: borrowing CPU, _ side: inout Side
+    ) throws(ExecutionError)
+    where CPU: Processor & ~Copyable, Side: World & ~Copyable {
+        guard hasLocalAPIC else { return }
+        try side.processorHolds(
+            taskPriorityClass: cpu.taskPriorityClass, apicBase: cpu.apicBase)
     }
 
     /// Everything that one exit asks for; nil: the guest runs on.
@@ -140,6 +178,7 @@ public struct RunLoop: ~Copyable {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var goesOn: Bool
         var natural: Ending?
+        try synchroniseAPIC(cpu, &side)
         switch step {
         case .io(let io):
             goesOn = try handle(
@@ -148,6 +187,12 @@ public struct RunLoop: ~Copyable {
             goesOn = try handle(
                 mmio, &cpu, &side, memory: memory, entered: entered, returned: returned)
         case .other:
+            if case .debug(let stop) = other, cpu.isWatched(stop.pc) {
+                goesOn = try rewrite(
+                    at: stop.pc, &cpu, &side, memory: memory, entered: entered,
+                    returned: returned)
+                break
+            }
             goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
             natural = Self.naturalEnding(other)
             if goesOn, natural != nil,
@@ -244,10 +289,10 @@ public struct RunLoop: ~Copyable {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         // An exception that is on its way is delivered first; the interrupt comes at a later exit.
         guard exitCount != exceptionCount else { return nil }
+        let isNonMaskable = try side.hasNonMaskableInterrupt()
         // SAFETY: the page's registers do not change before the next run.
-        guard unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0 else {
-            return nil
-        }
+        let flags = unsafe cpu.registersPointer.pointee.rflags
+        guard isNonMaskable || flags & Self.interruptFlag != 0 else { return nil }
         settling: while true {
             let entered = HostThread.timestamp()
             let settlement: Settlement
@@ -261,14 +306,22 @@ public struct RunLoop: ~Copyable {
                 return outcome
             }
         }
-        guard cpu.isReadyForInterrupt, try side.hasInterrupt(), try side.landmark() == nil else {
-            return nil
+        if isNonMaskable {
+            // Where the CPU cannot take it now, KVM keeps it until it can.
+            try side.acknowledgeNonMaskableInterrupt()
+            guard try side.interruption(Interruption(.nmi, vector: 2)) else {
+                return .endedByListener
+            }
+            try kvm { () throws(KVMError) in try cpu.nonMaskableInterrupt() }
+        } else {
+            guard cpu.isReadyForInterrupt, try side.hasInterrupt(), try side.landmark() == nil
+            else { return nil }
+            let vector = try side.acknowledgeInterrupt()
+            guard try side.interruption(Interruption(.external, vector: vector)) else {
+                return .endedByListener
+            }
+            try kvm { () throws(KVMError) in try cpu.interrupt(vector: vector) }
         }
-        let vector = try side.acknowledgeInterrupt()
-        guard try side.interruption(Interruption(.external, vector: vector)) else {
-            return .endedByListener
-        }
-        do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
         // A tape may end here: the guest never exited again, or the recorder was killed.
         return try outcome(&side, natural: nil, canWake: false, memory: memory)
     }
@@ -277,22 +330,20 @@ public struct RunLoop: ~Copyable {
     struct Place: Sendable {
         var exitCount: UInt64
         fileprivate var exceptionCount: UInt64
-        fileprivate var finder: InstructionFinder.Memory
-
-        /// What it takes in memory beside other places, in bytes.
-        var byteCount: Int { MemoryLayout<Place>.size }
+        /// What was found of the instructions at its sites.
+        fileprivate(set) var sites: InstructionFinder.Memory
     }
 
     /// Where the loop stands: to be set only together with CPU, memory and world.
     var place: Place {
         get {
             Place(
-                exitCount: exitCount, exceptionCount: exceptionCount, finder: finder.memory)
+                exitCount: exitCount, exceptionCount: exceptionCount, sites: finder.memory)
         }
         set {
             exitCount = newValue.exitCount
             exceptionCount = newValue.exceptionCount
-            finder.memory = newValue.finder
+            finder.memory = newValue.sites
             unansweredExit = nil
         }
     }
@@ -300,7 +351,7 @@ public struct RunLoop: ~Copyable {
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.
     private static func naturalEnding(_ exit: Exit) -> Ending? {
         switch exit {
-        case .io, .mmio, .rdmsr, .wrmsr: nil
+        case .io, .mmio, .rdmsr, .wrmsr, .setTPR: nil
         case .hlt: Ending(.halted)
         case .shutdown: Ending(.shutdown)
         case .internalError: Ending(.internalError)

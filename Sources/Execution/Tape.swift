@@ -78,8 +78,12 @@ public struct Tape: World, RunListener, ~Copyable {
         progress.set(exitCount)
     }
 
-    /// A place on a tape between two rows, to come back to.
-    struct Place: Sendable {
+    /// A place on a tape between two rows, to come back to. Places of one tape are compared.
+    struct Place: Equatable, Sendable {
+        static func == (a: Self, b: Self) -> Bool {
+            a.exitCount == b.exitCount && a.rowsSinceExit == b.rowsSinceExit
+        }
+
         var exitCount: UInt64
         fileprivate var rowsSinceExit: Int
         // What rows are encoded relative to.
@@ -233,6 +237,12 @@ public struct Tape: World, RunListener, ~Copyable {
         return unsafe next.kind == .interruption
     }
 
+    /// What waits is one where the tape has one next.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        let snapshot = encoder.snapshot().registers
+        return try unsafe peek()?.interruption(snapshot: snapshot)?.kind == .nmi
+    }
+
     /// Gives the recorded vector. One that is no external interrupt at an exit shows in the
     /// comparison that follows.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
@@ -245,6 +255,13 @@ public struct Tape: World, RunListener, ~Copyable {
         guard let next = try unsafe peek(), unsafe next.kind == .interruption else { return nil }
         let snapshot = encoder.snapshot().registers
         return unsafe next.interruption(snapshot: snapshot)?.landmark
+    }
+
+    /// Where the exit that is next on the tape is one that rewrites: its place.
+    @inline(__always)
+    public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? {
+        guard let next = try unsafe peek(), unsafe next.kind == .exit else { return nil }
+        return unsafe next.rewriting
     }
 
     /// Keeps what was missed for the report.

@@ -1,5 +1,6 @@
 internal import Devices
 internal import Guest
+internal import KVM
 internal import Machine
 internal import Trace
 
@@ -7,9 +8,9 @@ extension TraceHeader {
     /// What a recording knows before its first event.
     init(
         recording: RecordSession.Recording, cpu: Int, configuration: LiveConfiguration,
-        rewriting: Rewriting, host: HostFacts,
+        rewriting: Rewriting, msrFilter: [MSRFilterRange], host: HostFacts,
         requestedCPUID: [CPUIDEntry], observedCPUID: [CPUIDEntry],
-        devices: [Devices.DeviceDescription]
+        devices: borrowing DeviceSet
     ) {
         let plan = configuration.plan
         var observed = recording.observed
@@ -17,7 +18,7 @@ extension TraceHeader {
         self.init(
             machine: MachineDescription(
                 ramBytes: plan.ram.lengthInBytes,
-                devices: devices.map {
+                devices: devices.descriptions.map {
                     Trace.DeviceDescription(
                         name: $0.name, base: $0.base,
                         interrupt: $0.irq.map { "irq \($0)" } ?? "", configuration: $0.options)
@@ -28,17 +29,26 @@ extension TraceHeader {
                     Property("clock", configuration.clock.name),
                     Property(
                         "interrupts",
-                        configuration.clock == .host ? "at exits, or in mid-flight" : "at exits"),
+                        configuration.clock == .host
+                            ? "at exits, or in mid-flight"
+                            : configuration.stall == .kick
+                                ? "at exits, or in mid-flight where the guest stalls" : "at exits"),
                     Property("completions", configuration.completesInstructions ? "on" : "off"),
-                ] + rewriting.traps.properties),
+                    Property(MSRFilterProperty.key, MSRFilterProperty.text(msrFilter)),
+                ] + devices.properties.map { Property($0.key, $0.value) } + rewriting.properties),
             requestedCPUID: requestedCPUID, observedCPUID: observedCPUID, hostFacts: host,
-            images: plan.records.map { record in
-                ImageRecord(
-                    name: record.name, kind: record.kind, bytes: record.bytes,
-                    properties: record.properties.map { Property($0.key, $0.value) })
-            },
+            images: plan.records.map { ImageRecord($0) },
             commandLine: plan.records.first?["command-line"] ?? "",
             rewrittenSites: rewriting.sites,
             observed: recording.hasTiming ? observed : nil)
+    }
+}
+
+extension ImageRecord {
+    /// An image as a load knows it.
+    init(_ record: GuestImageRecord) {
+        self.init(
+            name: record.name, kind: record.kind, bytes: record.bytes,
+            properties: record.properties.map { Property($0.key, $0.value) })
     }
 }

@@ -209,8 +209,15 @@ public struct PendingCPU: ~Copyable {
     /// The run page's `flags`: KVM_RUN_X86_SMM (bit 0), _BUS_LOCK (bit 1).
     public var flags: UInt16 { unsafe ckvm_run_flags(core.page.run) }
 
-    /// CR8 as the run page has it.
-    public var cr8: UInt64 { unsafe ckvm_run_cr8(core.page.run) }
+    /// CR8 as of the last exit. Without an interrupt controller in the kernel every run takes it
+    /// from here, so that what is written is what the guest sees (`kvm_run.cr8`).
+    public var cr8: UInt64 {
+        get { unsafe ckvm_run_cr8(core.page.run) }
+        nonmutating set { unsafe ckvm_set_cr8(core.page.run, newValue) }
+    }
+
+    /// IA32_APIC_BASE as of the last exit (`kvm_run.apic_base`).
+    public var apicBase: UInt64 { unsafe ckvm_run_apic_base(core.page.run) }
 
     /// The 256 bytes of payload of the last exit, whatever its reason.
     public func withPayload<Result, Failure: Error>(

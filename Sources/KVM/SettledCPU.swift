@@ -43,11 +43,12 @@ public struct SettledCPU: ~Copyable {
         return value
     }
 
-    /// Writes segment and control registers (KVM_SET_SREGS). A queued interrupt is in the
-    /// bitmap: write back what was read.
+    /// Writes segment and control registers (KVM_SET_SREGS); the run page shows them too. A queued
+    /// interrupt is in the bitmap: write back what was read.
     public mutating func setSystemRegisters(_ value: SystemRegisters) throws(KVMError) {
         var value = value
         try KVMError.check(unsafe ckvm_set_sregs(core.descriptor.number, &value), "KVM_SET_SREGS")
+        unsafe core.page.systemRegisters.pointee = value
         setPageCR8(value[.cr8])
     }
 

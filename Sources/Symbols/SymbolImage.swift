@@ -18,6 +18,10 @@ public final class SymbolImage {
     private let unusableLines: String?
 
     private let lines: DebugInformation?
+    /// The file, for what is read only when it is asked for; nil for a text of symbols.
+    private let file: ELFFile?
+    /// What ``callFrames`` read, once it did.
+    private var readCallFrames: CallFrameInformation??
     /// Physical ranges that differ from the linked ones, with what leads from them to those.
     private let physicalRanges: [(range: Range<UInt64>, toLinked: UInt64)]
 
@@ -40,6 +44,7 @@ public final class SymbolImage {
         elf bytes: [UInt8], name: String, bias: UInt64, followsLinks: Bool
     ) throws(SymbolError) {
         let file = try ELFFile(bytes, name: name)
+        self.file = file
         self.name = name
         self.bias = bias
         buildID = file.buildID
@@ -72,6 +77,7 @@ public final class SymbolImage {
         symbols = try SymbolMap.read(bytes, file: name)
         physicalRanges = []
         lines = nil
+        file = nil
         unusableLines = nil
     }
 
@@ -95,11 +101,25 @@ public final class SymbolImage {
     /// Whether the file has line numbers.
     public var hasLines: Bool { lines != nil }
 
-    /// What should be known about the file: at most one warning of damage, which may come when an
-    /// address is looked up.
+    /// What should be known about the file: at most one warning of damaged lines and one of damaged
+    /// frames, which may come when an address is looked up or a stack unwound.
     public var warnings: [SymbolWarning] {
-        guard let detail = unusableLines ?? lines?.damage else { return [] }
-        return [.damagedDebugInformation(image: name, detail: detail)]
+        var warnings: [SymbolWarning] = []
+        if let detail = unusableLines ?? lines?.damage {
+            warnings.append(.damagedDebugInformation(image: name, detail: detail))
+        }
+        if let detail = readCallFrames??.damage {
+            warnings.append(.damagedCallFrames(image: name, detail: detail))
+        }
+        return warnings
+    }
+
+    /// How to find callers; read when first asked for, since most sessions never look at a stack.
+    var callFrames: CallFrameInformation? {
+        if let known = readCallFrames { return known }
+        let found = file.flatMap(CallFrameInformation.init)
+        readCallFrames = .some(found)
+        return found
     }
 
     /// How an address in the guest is looked up in an image.

@@ -20,6 +20,11 @@ struct RowView {
     /// An exit by which the guest sent something out; a rewritten instruction is none.
     private(set) var isOutput = false
 
+    /// An exit at which vmtape rewrote an instruction: a debug exit that says so.
+    var isRewriting: Bool {
+        reason == 4 && flags & ExitFlags.rewrittenInstruction.rawValue != 0
+    }
+
     /// Reasons whose detail has a layout of its own; all others are raw bytes.
     static func hasLayout(_ reason: UInt32) -> Bool {
         switch reason {

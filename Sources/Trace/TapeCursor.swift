@@ -10,9 +10,12 @@ public struct TapeRow {
     /// The row's bytes, as a ``RowEncoder`` writes them.
     public let bytes: UnsafeRawBufferPointer
     private let body: Int
+    /// Where the detail of an exit that rewrites an instruction is; 0 in all others.
+    private let rewritingAt: Int
 
     init(_ bytes: UnsafeRawBufferPointer) throws(Malformed) {
         let view = try unsafe RowView(bytes)
+        unsafe rewritingAt = view.isRewriting ? view.detailAt : 0
         unsafe kind = view.kind
         unsafe vCPU = view.vCPU
         unsafe body = view.body
@@ -29,6 +32,15 @@ public struct TapeRow {
             try reader.skip(unsafe body)
             return try parse(&reader)
         } catch { return nil }
+    }
+
+    /// The linear address of the instruction that an exit rewrites (FORMAT.md, "Rewriting"); nil of
+    /// any other row.
+    @inline(__always)
+    public var rewriting: GuestVirtualAddress? {
+        guard unsafe rewritingAt != 0, let base = unsafe bytes.baseAddress else { return nil }
+        // SAFETY: the detail of a debug exit has the address behind its first word, as was checked.
+        return unsafe GuestVirtualAddress(base.get(UInt64.self, at: rewritingAt + 4))
     }
 
     /// The initial state, of a start row.

@@ -5,9 +5,13 @@ import Trace
 /// Firmware of Debian packages, recorded and replayed on real KVM.
 @Suite(.enabled(if: RealKVM.isThere, RealKVM.comment))
 struct FirmwareTests {
-    private static let latest = PCGuest(path: "/usr/share/bochs/BIOS-bochs-latest")
-    private static let legacy = PCGuest(path: "/usr/share/bochs/BIOS-bochs-legacy")
-    private static let sea = PCGuest(path: "/usr/share/seabios/bios.bin")
+    private static let latest = PCGuest.debian("/usr/share/bochs/BIOS-bochs-latest")
+    private static let legacy = PCGuest.debian("/usr/share/bochs/BIOS-bochs-legacy")
+    private static let sea = PCGuest.debian("/usr/share/seabios/bios.bin")
+    /// Its FIFO is emptied while it starts, so that the first keys are lost; any stops its countdown.
+    private static let uBoot = PCGuest.debian(
+        "/usr/lib/u-boot/qemu-x86/u-boot.rom",
+        input: String(repeating: "\r", count: 48) + "version\recho done typing\r")
     private static let virtual = ClockKind.virtual(nanosecondsPerExit: 10_000)
 
     /// Both clocks, and the file twice.
@@ -39,5 +43,19 @@ struct FirmwareTests {
     @Test(.enabled(if: sea.isThere, "no \(sea.path): install seabios"))
     func `SeaBIOS comes to its boot attempts`() throws {
         try check(Self.sea, ends: .exitLimit, prints: "Booting from Floppy") { $0.exitLimit = 3500 }
+    }
+
+    @Test(
+        .enabled(if: uBoot.isThere, "no \(uBoot.path): install u-boot-qemu"),
+        arguments: [ClockKind.host, virtual])
+    func `U-Boot comes to its prompt and does what is typed`(_ clock: ClockKind) throws {
+        let host = try Host()
+        let tape = try Self.uBoot.record(host, clock) { $0.exitLimit = 6_000 }
+        #expect(tape.console().contains("=> echo done typing\r\ndone typing"))
+        #expect(try tape.rewrittenCount() > 10)
+        #expect(try tape.replay(host) == .identical)
+        guard clock == Self.virtual else { return }
+        let again = try Self.uBoot.record(host, clock) { $0.exitLimit = 6_000 }
+        #expect(try tape.bytes() == again.bytes())
     }
 }

@@ -105,6 +105,7 @@ struct AlignmentKeys {
 /// What sort of exit it is, for counting: more than the reason, less than the bytes.
 enum ExitKind {
     static func label(_ frame: ExitFrame) -> String {
+        if frame.isRewriting { return "rewriting" }
         if frame.flags.contains(.rewrittenInstruction) {
             return frame.answerForm == .cpuid ? "cpuid" : "rdtsc"
         }

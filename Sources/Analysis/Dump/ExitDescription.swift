@@ -55,11 +55,27 @@ struct ExitDescription {
             if reason == .shutdown { role = .bad }
             if !frame.sent.isEmpty { request += " " + Self.bytes(frame.sent, unit: 1) }
         }
-        if frame.flags.contains(.rewrittenInstruction) {
+        if frame.isRewriting {
+            request = Self.rewriting(frame)
+        } else if frame.flags.contains(.rewrittenInstruction) {
             // The OUT is ours; what the guest wrote is what it stood for.
             request = Self.rewritten(frame)
             role = .input
         }
+    }
+
+    /// The instruction that was rewritten here, and to what: `rewritten: rdtsc, 0f 31 -> e6 5a`.
+    private static func rewriting(_ frame: ExitFrame) -> String {
+        var bytes: [UInt8] = []
+        for case .completion(let changes) in frame.events {
+            for case .memory(_, let piece) in changes { bytes += piece }
+        }
+        guard bytes.count == 2 else { return "an instruction is rewritten" }
+        let name = RewrittenInstruction.name(port: UInt16(bytes[1]))
+        let original = name == "cpuid" ? "0f a2" : "0f 31"
+        let replacement = bytes.map { TextLine.hexadecimal(UInt64($0), 2) }
+            .joined(separator: " ")
+        return "rewritten: \(name), \(original) -> \(replacement)"
     }
 
     private static func rewritten(_ frame: ExitFrame) -> String {
@@ -70,8 +86,8 @@ struct ExitDescription {
             let index = TextLine.hexadecimal(frame.registers[.rcx] & 0xFFFF_FFFF)
             return "cpuid 0x\(leaf)/0x\(index)"
         default:
-            guard case .io(_, _, 0xCB, _, _) = frame.detail else { return "rdtsc" }
-            return "cpuid"
+            guard case .io(_, _, let port, _, _) = frame.detail else { return "rdtsc" }
+            return RewrittenInstruction.name(port: port)
         }
     }
 
@@ -158,6 +174,13 @@ struct ExitDescription {
         default: return String(UnicodeScalar(byte))
         }
     }
+}
+
+/// What the OUTs stand for that vmtape puts in an instruction's place.
+enum RewrittenInstruction {
+    /// The instruction, by the port: 0x5a and those after it are RDTSC's, 0xcb and those after it
+    /// CPUID's (`Rewriting` in Execution).
+    static func name(port: UInt16) -> String { port >= 0xC0 ? "cpuid" : "rdtsc" }
 }
 
 extension FrameEvent {

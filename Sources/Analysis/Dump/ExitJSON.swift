@@ -16,7 +16,8 @@ internal import Trace
 ///     [msr]         "0x…": x86_rdmsr, x86_wrmsr
 ///     [size]        bytes of one access     [count]    accesses: io
 ///     [data]        what the guest sent, in hexadecimal
-///     [rewritten]   true where the OUT stands for an instruction that vmtape rewrote
+///     [rewritten]   true where the OUT stands for an instruction that vmtape rewrote; in a debug
+///                   exit: vmtape rewrites the instruction here
 ///     [answer]      what it was given, in hexadecimal
 ///     rip           "0x…": the instruction that caused the exit, an offset in CS
 ///     [linear]      "0x…": its linear address, where that differs

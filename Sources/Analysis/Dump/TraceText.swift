@@ -68,6 +68,8 @@ public struct TraceText {
         writeInstruction(frame, detailIndent)
         writeRegisters(frame, detailIndent)
         for event in frame.events {
+            // The exit's own line tells of it.
+            if frame.isRewriting, case .completion = event { continue }
             line.pad(detailIndent)
             line.put(clipped: event.text, event.role)
             line.end(stream)

@@ -58,6 +58,13 @@ public struct ExitFrame: Sendable {
         return (base &+ instructionAddress) & 0xFFFF_FFFF
     }
 
+    /// Whether vmtape rewrote the instruction that was about to be executed here; the completion
+    /// among ``events`` has the bytes.
+    public var isRewriting: Bool {
+        guard flags.contains(.rewrittenInstruction), case .debug = detail else { return false }
+        return true
+    }
+
     /// The bytes that went to or came from the guest: ``sent``, and ``answer`` where the exit
     /// asked for bytes.
     public var data: ExitData { detail.isOutput || answerForm == nil ? sent : answer }

@@ -65,6 +65,8 @@ public struct Statistics: Equatable, Sendable {
     public var completionCount: UInt64
     /// Exits that stand for an instruction which vmtape rewrote.
     public var rewrittenCount: UInt64
+    /// Instructions that vmtape rewrote when they were about to be executed.
+    public var rewritingCount: UInt64
     /// Injected interruptions, by kind and vector.
     public var interruptions: [Interruptions]
     /// Writes of devices to RAM.

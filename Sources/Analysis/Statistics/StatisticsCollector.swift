@@ -12,6 +12,8 @@ public struct StatisticsCollector {
     private var result: Statistics
     /// The group of the exit before, whose time outside the guest comes with the next exit.
     private var lastGroup: Int?
+    /// The last exit is one at which an instruction was rewritten.
+    private var isRewriting = false
     /// Mode and CPL as they were last computed, per vCPU.
     private var states: [(mode: UInt64, cpl: UInt64)?]
     /// For `symbol`: the key of each address's function, by the address's number.
@@ -45,7 +47,7 @@ public struct StatisticsCollector {
         states = Array(repeating: nil, count: 256)
         result = Statistics(
             options: options, rows: [], exitCount: 0, guestNanoseconds: 0, vmmNanoseconds: 0,
-            answerCount: 0, completionCount: 0, rewrittenCount: 0, interruptions: [],
+            answerCount: 0, completionCount: 0, rewrittenCount: 0, rewritingCount: 0, interruptions: [],
             deviceWriteCount: 0, deviceWriteBytes: 0, unclaimed: [], unclaimedElsewhere: 0,
             damages: [])
     }
@@ -117,8 +119,13 @@ public struct StatisticsCollector {
         if let time, options.measure == .guest { groups.addTime(group, time.guestNanoseconds) }
         lastGroup = group
         result.exitCount &+= 1
+        isRewriting = false
         if exit.flags.contains(.rewrittenInstruction) {
-            result.rewrittenCount &+= 1
+            if exit.reason == .debug {
+                isRewriting = true
+            } else {
+                result.rewrittenCount &+= 1
+            }
         } else {
             checkClaim(exit.detail)
         }
@@ -220,7 +227,12 @@ public struct StatisticsCollector {
     @inline(never)
     private mutating func addOther(_ event: Event) {
         switch event {
-        case .completion: result.completionCount &+= 1
+        case .completion:
+            if isRewriting {
+                result.rewritingCount &+= 1
+            } else {
+                result.completionCount &+= 1
+            }
         case .deviceWrite(_, let data):
             result.deviceWriteCount &+= 1
             result.deviceWriteBytes &+= UInt64(data.count)

@@ -3,7 +3,7 @@ extension Statistics {
     ///
     /// Keys: schema, by, measure, exits, [duration_ns], guest_ns, vmm_ns, [bucket_exits or
     /// bucket_ns], rows (label, count, time_ns, min_ns, max_ns, [avg_ns], [relative_error],
-    /// [buckets]), answers, completions, rewritten, interruptions (label, count, mid_flight),
+    /// [buckets]), answers, completions, rewritten, [rewritings], interruptions (label, count, mid_flight),
     /// device_writes, device_write_bytes, unclaimed (kind, address, reads, writes),
     /// unclaimed_elsewhere, damages.
     public func writeJSON(to stream: OutputStream) {
@@ -28,6 +28,7 @@ extension Statistics {
         json.pair("answers", answerCount)
         json.pair("completions", completionCount)
         json.pair("rewritten", rewrittenCount)
+        if rewritingCount > 0 { json.pair("rewritings", rewritingCount) }
         json.key("interruptions")
         json.beginArray()
         for entry in interruptions {

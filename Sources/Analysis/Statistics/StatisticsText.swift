@@ -119,10 +119,12 @@ extension Statistics {
         if completionCount > 0 {
             put("completed", "\(TraceInfo.counted(completionCount, "instruction")) by the runner")
         }
-        if rewrittenCount > 0 {
-            put(
-                "rewritten",
-                "\(TraceInfo.counted(rewrittenCount, "exit")) of rewritten instructions")
+        if rewrittenCount > 0 || rewritingCount > 0 {
+            var text = "\(TraceInfo.counted(rewrittenCount, "exit")) of rewritten instructions"
+            if rewritingCount > 0 {
+                text += ", \(TraceInfo.counted(rewritingCount, "instruction")) rewritten on the way"
+            }
+            put("rewritten", text)
         }
         if deviceWriteCount > 0 {
             put(

@@ -27,21 +27,54 @@ struct ReplayCommand: ParsableCommand {
     @Flag(help: "Replay even where this host is known to behave differently.")
     var force = false
 
+    @Option(
+        help: ArgumentHelp(
+            "The host CPU that the guest runs on; the recording's unless given.", valueName: "n"))
+    var cpu: Int?
+
     @Flag(name: .shortAndLong, help: "No summary; a divergence is still reported.")
     var quiet = false
 
-    @Flag(help: "One JSON object with the verdict on stdout, schema vmtape.replay/1.")
+    @Flag(help: "One JSON object on stdout: the verdict, schema vmtape.replay/1; with --at, vmtape.state/1.")
     var json = false
 
+    @OptionGroup(title: "Standing in the run") var state: StateOptions
+
+    @OptionGroup(title: "Devices and live runs") var live: LiveOptions
+
     @OptionGroup var symbolOptions: SymbolOptions
+
+    func validate() throws {
+        if live.isWanted, json || until != nil {
+            throw ValidationError("--json and --until are for replays without devices.")
+        }
+        if state.isWanted, live.isWanted || until != nil || console {
+            throw ValidationError(
+                "--at and --gdb stand in the run: --until, --console, --devices and --live-from "
+                    + "are for replays that run through.")
+        }
+    }
 
     func run() throws {
         let host = try attempt { () throws(ExecutionError) in try Host() }
         let reader = try TraceFile.open(file)
         for damage in reader.damages { Message.note("\(reader.path): \(damage)") }
+        if live.isWanted {
+            return try ReplayLive(
+                options: live, reader: reader, isForced: force, isQuiet: quiet,
+                printsTapedOutput: console, symbolOptions: symbolOptions
+            ).run(host)
+        }
+        if state.isWanted {
+            var recorded = try RecordedRun(
+                reader, host, state.travel(isForced: force), symbolOptions)
+            if state.gdb != nil { return try ReplayDebug(state, isQuiet: quiet).run(recorded) }
+            return try ReplayAt(options: state, isJSON: json).run(&recorded)
+        }
         var options = ReplayOptions()
         options.until = until
         options.isForced = force
+        options.cpu = cpu
         let session = try Self.makeSession(host, reader, options)
         let total = until.map { min($0 &+ 1, reader.exitCount) } ?? reader.exitCount
         let isConsoleOnTerminal = console && isatty(STDOUT_FILENO) == 1

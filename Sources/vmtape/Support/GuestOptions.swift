@@ -12,8 +12,9 @@ struct GuestOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "The devices: bare (serial port and ways to end) or pc (also interrupt controllers, "
-                + "timers, clock, keyboard, PCI). Default: pc for firmware, else bare.",
+            "The devices: bare (serial port and ways to end), pc (also interrupt controllers, "
+                + "timers, clock, keyboard, PCI) or pc-apic (a pc with local APIC and I/O APIC). "
+                + "Default: pc for firmware, else bare.",
             valueName: MachineKind.allCases.map(\.rawValue).joined(separator: "|")))
     var machine: MachineOption?
 
@@ -27,7 +28,15 @@ struct GuestOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "RDTSC in an ELF image's code: rewritten to an exit, and so recorded, or left alone.",
+            "Under a virtual clock, a guest that waits without an exit for a timer: the run ends, or "
+                + "time passes all the same, by kicks, and two recordings may differ.",
+            valueName: "end|kick"))
+    var stall: StallOption = .end
+
+    @Option(
+        help: ArgumentHelp(
+            "RDTSC, and CPUID where KVM cannot hide the host's: rewritten to exits, and so recorded "
+                + "(in an ELF file's code at load, elsewhere when first executed), or left alone.",
             valueName: "rewrite|native"))
     var tsc: TSCOption = .rewrite
 
@@ -114,7 +123,8 @@ struct GuestOptions: ParsableArguments {
         }
         let options = LoadOptions(
             kind: kind?.kind, loadAddress: load?.value, entry: entry?.value,
-            commandLine: commandLine.joined(separator: " "), modules: modules)
+            commandLine: commandLine.joined(separator: " "), modules: modules,
+            tables: machine?.machine.hasAPIC == true ? .apic : nil)
         return try LoadPlan(
             image: GuestFile(path: image), options: options,
             ram: RAMLayout(lengthInBytes: memory.bytes))
@@ -172,6 +182,19 @@ struct ClockOption: ExpressibleByArgument {
     }
 
     var defaultValueDescription: String { kind.name }
+}
+
+/// `--stall`.
+enum StallOption: String, ExpressibleByArgument, CaseIterable {
+    case end
+    case kick
+
+    var policy: StallPolicy {
+        switch self {
+        case .end: .end
+        case .kick: .kick
+        }
+    }
 }
 
 /// `--tsc`.

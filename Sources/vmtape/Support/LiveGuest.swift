@@ -21,6 +21,7 @@ struct LiveGuest {
         configuration.exitLimit = options.maxExits ?? .max
         configuration.cpu = options.cpu
         configuration.clock = options.clock.kind
+        configuration.stall = options.stall.policy
         configuration.rewritesTimeStamp = options.tsc == .rewrite
         configuration.completesInstructions = !options.hasNoCompletions
         configuration.supervision.timeoutMilliseconds = options.timeout?.milliseconds
@@ -76,7 +77,7 @@ struct LiveGuest {
         }
     }
 
-    private static func target(_ wanted: SerialTarget) -> ConsoleOutput.Target {
+    static func target(_ wanted: SerialTarget) -> ConsoleOutput.Target {
         switch wanted {
         case .stdio: .descriptor(STDOUT_FILENO, name: "standard output")
         case .none: .none
