@@ -56,7 +56,8 @@ let package = Package(
         module("Trace", ["CLZ4", "CXXHash", "Machine"]),
         module("Guest", ["CElf", "CZlib", "CXXHash", "Machine"]),
         module("Devices", ["Machine"]),
-        module("Symbols", ["CDemangle", "CElf", "Machine"]),
+        module("GDBRemote", ["Machine"]),
+        module("Symbols", ["CDemangle", "CElf", "Disassembly", "Machine"]),
 
         // Top: what puts them together.
         module("Execution", ["Devices", "Disassembly", "Guest", "KVM", "Machine", "Trace"]),
@@ -64,7 +65,7 @@ let package = Package(
         .executableTarget(
             name: "vmtape",
             dependencies: [
-                "Analysis", "Devices", "Disassembly", "Execution", "Guest", "KVM",
+                "Analysis", "Devices", "Disassembly", "Execution", "GDBRemote", "Guest", "KVM",
                 "Machine", "Symbols", "Trace",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
@@ -86,13 +87,17 @@ let package = Package(
         tests("KVM", ["Machine"]),
         tests("Disassembly", ["Machine"]),
         tests("Trace", ["Machine"]),
-        tests("Guest", ["Machine"]),
+        tests("Guest", ["Machine", "TestSupport"]),
         tests("Devices", ["Machine"]),
-        tests("Symbols", ["Machine"], exclude: ["Fixtures"]),
+        tests("Symbols", ["Machine", "TestSupport"], exclude: ["Fixtures"]),
         tests(
             "Execution",
-            ["Devices", "Disassembly", "Guest", "KVM", "Machine", "TestSupport", "Trace"]),
-        tests("Analysis", ["Machine", "Trace"], exclude: ["Snapshots"]),
+            [
+                "Devices", "Disassembly", "Guest", "KVM", "Machine", "Symbols", "TestSupport",
+                "Trace",
+            ]),
+        tests("Analysis", ["Machine", "Symbols", "Trace"], exclude: ["Snapshots"]),
+        tests("GDBRemote", ["Machine", "TestSupport"]),
         .testTarget(
             name: "vmtapeTests", dependencies: ["vmtape", "Analysis", "TestSupport", "Trace"],
             exclude: ["Snapshots"], swiftSettings: strict),

@@ -2,8 +2,6 @@
 # shellcheck shell=bash
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root" || exit 2
-# shellcheck disable=SC2034 # for the scripts that source this
-guests=$root/.build/guests/boot
 
 if [ -t 2 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
     bold=$'\e[1m' red=$'\e[31m' green=$'\e[32m' yellow=$'\e[33m' plain=$'\e[0m'
@@ -87,16 +85,12 @@ first_trouble() {
     printf '%s' "${line:-no root, or no network}"
 }
 
-# fetch_guests: unpacks the packages of the guest group under .build/guests, as any user.
-# Sets VMTAPE_GUESTS to the directory with the images: /boot where they are installed anyway.
+# fetch_guests: unpacks the packages of the guest group under .build/guests, as any user, where
+# they are not installed anyway.
 fetch_guests() {
     local package
-    export VMTAPE_GUESTS=$guests
-    if [ -r /boot/tboot.gz ]; then
-        VMTAPE_GUESTS=/boot
-        return 0
-    fi
     for package in $(packages_in guest); do
+        ! is_installed "$package" || continue
         [ ! -e ".build/guests/$package.done" ] || continue
         if unpack_package "$package"; then
             touch ".build/guests/$package.done"
@@ -104,6 +98,18 @@ fetch_guests() {
             skipped "could not download the package $package: what needs it is left out"
         fi
     done
+}
+
+# guest_file PATH: where a file of one of these packages is; fails where it is nowhere.
+guest_file() {
+    local place
+    for place in "$1" "$root/.build/guests$1"; do
+        if [ -r "$place" ]; then
+            printf '%s\n' "$place"
+            return 0
+        fi
+    done
+    return 1
 }
 
 unpack_package() {

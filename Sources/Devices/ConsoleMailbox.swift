@@ -46,6 +46,9 @@ struct ConsoleMailbox: ~Copyable {
         return byte
     }
 
+    /// How many bytes there are to take. For the vCPU's thread only.
+    var count: UInt { tail.load(ordering: .acquiring) &- head.load(ordering: .relaxed) }
+
     /// Whether there is a byte to take.
     var isEmpty: Bool {
         head.load(ordering: .relaxed) == tail.load(ordering: .acquiring)

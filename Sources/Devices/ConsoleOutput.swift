@@ -27,6 +27,9 @@ public struct ConsoleOutput: ~Copyable {
     /// How many bytes the guest has sent.
     public private(set) var byteCount: UInt64 = 0
 
+    /// What the guest sends is counted, and dropped.
+    var isMuted = false
+
     private let descriptor: Int32
     private let closesDescriptor: Bool
     private let isMemory: Bool
@@ -70,7 +73,7 @@ public struct ConsoleOutput: ~Copyable {
     /// Adds a byte.
     public mutating func append(_ byte: UInt8) {
         byteCount &+= 1
-        if !isMemory && (descriptor < 0 || failure != nil) { return }
+        if isMuted || !isMemory && (descriptor < 0 || failure != nil) { return }
         // SAFETY: count < capacity holds between calls, since flush() always empties the buffer.
         unsafe buffer[count] = byte
         count += 1

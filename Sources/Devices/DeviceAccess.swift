@@ -43,6 +43,8 @@ extension DeviceSet {
     public mutating func memoryWrite(
         _ address: GuestPhysicalAddress, _ bytes: UnsafeRawBufferPointer
     ) -> DeviceOutcome {
+        // SAFETY: the buffer is the caller's, alive through the call.
+        if unsafe machine.hasAPIC && writeAPIC(address.rawValue, bytes) { return .none }
         var isClaimed = false
         for index in 0..<bytes.count {
             let place = memoryRanges.find(address.rawValue &+ UInt64(index))
@@ -62,6 +64,8 @@ extension DeviceSet {
     public mutating func memoryRead(
         _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
     ) {
+        // SAFETY: the buffer is the caller's, alive through the call.
+        if unsafe machine.hasAPIC && readAPIC(address.rawValue, into: bytes) { return }
         var isClaimed = false
         for index in 0..<bytes.count {
             let place = memoryRanges.find(address.rawValue &+ UInt64(index))
@@ -157,7 +161,7 @@ extension DeviceSet {
         switch slot {
         case .serial:
             // A byte that is sent ends the request for one; it is asked for anew at once.
-            if offset == 0 { pc.interrupts.setLine(PC.Line.serial, false) }
+            if offset == 0 { pc.setLine(PC.Line.serial, false) }
             serial.write(UInt8(truncatingIfNeeded: offset), value, to: &serialOutput)
         case .debugConsole:
             if debugGoesToSerial { serialOutput.append(value) } else { debugOutput.append(value) }

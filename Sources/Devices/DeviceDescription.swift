@@ -1,5 +1,8 @@
 /// A device as a trace's header lists it.
 public struct DeviceDescription: Equatable, Sendable {
+    /// The name of the local APIC: with it, CR8 is its task priority.
+    public static let localAPIC = "local-apic"
+
     /// What it is: `16550a`, `debug-console`.
     public var name: String
     /// Its first port or address: `port 0x3f8`, `memory 0xd0000000`.

@@ -12,6 +12,8 @@ public struct DeviceError: Error, Equatable, Sendable, CustomStringConvertible {
         case cannotWrite
         /// The terminal or the thread that reads it cannot be set up.
         case noConsole
+        /// The devices that a trace tells of cannot be made.
+        case unknownMachine
     }
 
     /// The kind of trouble.

@@ -15,26 +15,32 @@ extension DeviceSet {
                 DeviceDescription(name: "8042-reset", base: "port 0x64"),
                 DeviceDescription(name: "reset-control", base: "port 0xcf9"),
             ]
-        case .pc:
+        case .pc, .pcAPIC:
             let pc = configuration.pc
-            return common + [
-                DeviceDescription(name: "8259a-pair", base: "port 0x20"),
-                DeviceDescription(name: "8254", base: "port 0x40", irq: UInt8(PC.Line.timer)),
-                DeviceDescription(
-                    name: "8042", base: "port 0x60", irq: UInt8(PC.Line.keyboard),
-                    options: pc.keys.isEmpty ? "" : "keys=\(pc.keys.count)"),
-                DeviceDescription(
-                    name: "mc146818", base: "port 0x70", irq: UInt8(PC.Line.clock),
-                    options: "start=\(pc.startDate)"),
-                DeviceDescription(name: "system-control", base: "port 0x92"),
-                DeviceDescription(
-                    name: "fw-cfg", base: "port 0x510",
-                    options: pc.offersFirmwareDMA ? "dma=on" : ""),
-                DeviceDescription(
-                    name: "piix4-pm", base: "port 0x600", irq: UInt8(PC.Line.powerManagement),
-                    options: "timer=\(pc.has32BitTimer ? 32 : 24)"),
-                DeviceDescription(name: "pci-config", base: "port 0xcf8"),
-                DeviceDescription(name: "reset-control", base: "port 0xcf9"),
+            let list =
+                common + [
+                    DeviceDescription(name: "8259a-pair", base: "port 0x20"),
+                    DeviceDescription(name: "8254", base: "port 0x40", irq: UInt8(PC.Line.timer)),
+                    DeviceDescription(
+                        name: "8042", base: "port 0x60", irq: UInt8(PC.Line.keyboard),
+                        options: pc.keys.isEmpty ? "" : "keys=\(pc.keys.count)"),
+                    DeviceDescription(
+                        name: "mc146818", base: "port 0x70", irq: UInt8(PC.Line.clock),
+                        options: "start=\(pc.startDate)"),
+                    DeviceDescription(name: "system-control", base: "port 0x92"),
+                    DeviceDescription(
+                        name: "fw-cfg", base: "port 0x510",
+                        options: pc.offersFirmwareDMA ? "dma=on" : ""),
+                    DeviceDescription(
+                        name: "piix4-pm", base: "port 0x600", irq: UInt8(PC.Line.powerManagement),
+                        options: "timer=\(pc.has32BitTimer ? 32 : 24)"),
+                    DeviceDescription(name: "pci-config", base: "port 0xcf8"),
+                    DeviceDescription(name: "reset-control", base: "port 0xcf9"),
+                ]
+            guard configuration.machine.hasAPIC else { return list }
+            return list + [
+                DeviceDescription(name: "82093aa", base: "memory 0xfec00000"),
+                DeviceDescription(name: DeviceDescription.localAPIC, base: "memory 0xfee00000"),
             ]
         }
     }

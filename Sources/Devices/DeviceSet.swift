@@ -82,6 +82,8 @@ public struct DeviceSet: ~Copyable {
     public internal(set) var unclaimed = UnclaimedAccesses()
     /// The devices, in a fixed order, for a trace's header.
     public let descriptions: [DeviceDescription]
+    /// What a trace keeps of the configuration: ``Configuration/properties``.
+    public let properties: [(key: String, value: String)]
 
     private let portTable: UnsafeMutablePointer<Slot>
     let memoryRanges: AddressRanges
@@ -118,12 +120,14 @@ public struct DeviceSet: ~Copyable {
         memoryRanges = ranges
         machine = configuration.machine
         unsafe pcStorage = UnsafeMutablePointer.allocate(capacity: 1)
-        unsafe pcStorage.initialize(to: PC(configuration.pc))
+        unsafe pcStorage.initialize(
+            to: PC(configuration.pc, hasAPIC: configuration.machine.hasAPIC))
         descriptions = Self.descriptions(of: configuration)
+        properties = configuration.properties
         // SAFETY: allocated for portCount entries, all initialised; freed in deinit only.
         unsafe portTable = UnsafeMutablePointer.allocate(capacity: Self.portCount)
         unsafe portTable.initialize(repeating: .unclaimed, count: Self.portCount)
-        for claim in Self.ports + (machine == .pc ? Self.pcPorts : []) {
+        for claim in Self.ports + (machine.isPC ? Self.pcPorts : []) {
             for port in claim.first..<claim.first + claim.count {
                 unsafe portTable[Int(port)] = claim.slot
             }
@@ -148,7 +152,7 @@ public struct DeviceSet: ~Copyable {
     /// Puts the power management registers where the guest's PCI set-up wants them. Ports that
     /// other devices claim stay theirs.
     mutating func placePowerManagement() {
-        let wanted = machine == .pc ? pc.pci.powerManagementBase : nil
+        let wanted = machine.isPC ? pc.pci.powerManagementBase : nil
         guard wanted != powerManagementBase else { return }
         if let old = powerManagementBase { replace(.powerManagement, by: .unclaimed, at: old) }
         if let wanted { replace(.unclaimed, by: .powerManagement, at: wanted) }

@@ -201,6 +201,9 @@ struct UART16550 {
             && modemControl & (ModemControl.out2 | ModemControl.loop) == ModemControl.out2
     }
 
+    /// Whether a byte that comes now is taken, without the guest's doing.
+    var takesInput: Bool { announcesReceived && !isLooped && received.count < capacity }
+
     /// The interrupt line as a PC has it: through OUT2, which loopback holds inactive. Bytes that
     /// wait on the host are taken first, where the guest wants to be told of them: else a guest
     /// that sets the port up and clears its FIFOs would lose what was typed ahead.

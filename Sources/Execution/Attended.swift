@@ -22,12 +22,19 @@ public struct Attended<Surroundings: World & ~Copyable, Listener: RunListener & 
 
 // SAFETY (whole extensions): buffers and pointers are passed on, and not kept.
 extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
+    /// The world's arrivals go to the listener after the event at which they came.
+    @inline(__always)
+    private mutating func tellArrivals() throws(ExecutionError) {
+        if world.hasArrivals { try world.tellArrivals(&listener) }
+    }
+
     /// Passed on to the world.
     @inline(__always)
     public mutating func portOut(
         _ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
         try unsafe world.portOut(port, size: size, bytes: bytes)
+        try tellArrivals()
     }
 
     /// Passed on to the world.
@@ -36,6 +43,7 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
         _ port: UInt16, size: Int, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
         try unsafe world.portIn(port, size: size, into: bytes)
+        try tellArrivals()
     }
 
     /// Passed on to the world.
@@ -44,6 +52,7 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
         _ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
         try unsafe world.memoryWrite(address, bytes: bytes)
+        try tellArrivals()
     }
 
     /// Passed on to the world.
@@ -52,18 +61,23 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
         _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
         try unsafe world.memoryRead(address, into: bytes)
+        try tellArrivals()
     }
 
     /// Passed on to the world.
     public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {
-        try world.readMSR(index)
+        let value = try world.readMSR(index)
+        try tellArrivals()
+        return value
     }
 
     /// Passed on to the world.
     public mutating func writeMSR(
         _ index: UInt32, _ value: UInt64
     ) throws(ExecutionError) -> Bool {
-        try world.writeMSR(index, value)
+        let isTaken = try world.writeMSR(index, value)
+        try tellArrivals()
+        return isTaken
     }
 
     /// Passed on to the world.
@@ -71,7 +85,9 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     public mutating func verdict(
         natural: Ending?, canWake: Bool
     ) throws(ExecutionError) -> Verdict {
-        try world.verdict(natural: natural, canWake: canWake)
+        let verdict = try world.verdict(natural: natural, canWake: canWake)
+        try tellArrivals()
+        return verdict
     }
 
     /// Passed on to the world.
@@ -101,6 +117,14 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
 
     /// Passed on to the world.
     @inline(__always)
+    public mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError) {
+        try world.processorHolds(taskPriorityClass: taskPriorityClass, apicBase: apicBase)
+    }
+
+    /// Passed on to the world.
+    @inline(__always)
     public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
         try world.hasInterrupt()
     }
@@ -116,7 +140,9 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
 
     /// Passed on to the world.
     public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool {
-        try world.hasOverdueInterrupt()
+        let isOverdue = try world.hasOverdueInterrupt()
+        try tellArrivals()
+        return isOverdue
     }
 
     /// Passed on to the world.

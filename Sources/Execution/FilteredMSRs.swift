@@ -11,6 +11,8 @@ enum FilteredMSRs {
         case timeStamp
         /// What was added to that counter (Intel SDM vol. 3, 19.17.3).
         case timeStampAdjust
+        /// When the local APIC's timer expires, on that counter; not there without one.
+        case timerDeadline
         /// Reads as zero, and writes are lost.
         case zero
         /// Is not there: #GP. CPUID does not show it.
@@ -36,7 +38,7 @@ enum FilteredMSRs {
         // IA32_MPERF, IA32_APERF.
         Row(first: 0xE7, count: 2, meaning: .absent),
         // IA32_TSC_DEADLINE.
-        Row(first: 0x6E0, meaning: .absent),
+        Row(first: 0x6E0, meaning: .timerDeadline),
         // Hyper-V's reference counter, reference page and synthetic timers.
         Row(first: 0x4000_0020, count: 4, meaning: .absent),
         Row(first: 0x4000_00B0, count: 8, meaning: .absent),
@@ -65,7 +67,7 @@ enum FilteredMSRs {
         table.filter {
             switch $0.meaning {
             case .timeStamp, .timeStampAdjust: !isNative
-            case .zero, .absent: true
+            case .timerDeadline, .zero, .absent: true
             }
         }.map { MSRFilterRange(first: $0.first, count: $0.count) }
     }

@@ -16,8 +16,21 @@ public struct GuestCPU: ~Copyable {
     private var watchedCode: [GuestVirtualAddress] = []
     /// The MSRs that landmarks compare; empty until they are first needed.
     var comparedMSRs: [UInt32] = []
+    /// The MSRs that KVM would have saved; those that can also be set once they are known.
+    var savedMSRs: [UInt32]
+    /// ``savedMSRs`` are known to be settable.
+    var areSavedMSRsSettable = false
+    /// What the count of instructions must be moved by: the host's never goes back, and the guest
+    /// does when a checkpoint is restored.
+    var progressOffset: UInt64 = 0
 
-    init(_ cpu: consuming PendingCPU) { pending = consume cpu }
+    init(_ cpu: consuming PendingCPU, savedMSRs: [UInt32]) {
+        pending = consume cpu
+        self.savedMSRs = savedMSRs
+    }
+
+    /// Makes the run page show what was written by requests; nothing may be pending.
+    mutating func refreshPage() throws(KVMError) { try pending?.refreshPage() }
 
     /// Works on the CPU while nothing is pending; to be done when settled.
     mutating func withSettled<Result>(
@@ -102,8 +115,8 @@ extension GuestCPU: Processor {
         }
     }
 
-    /// KVM's count of emulated instructions, where that is a count of all in ring 0; the CPU must
-    /// be settled the first time.
+    /// KVM's count of emulated instructions, where that is a count of all in ring 0, since the
+    /// guest's first one: a checkpoint takes it back. The CPU must be settled the first time.
     public mutating func progress() throws(KVMError) -> UInt64? {
         if statistics == nil {
             let all = try whileSettled {
@@ -112,8 +125,8 @@ extension GuestCPU: Processor {
             instructions = all.find("insn_emulation")
             statistics = consume all
         }
-        guard let instructions else { return nil }
-        return try statistics?.read(instructions)
+        guard let instructions, let count = try statistics?.read(instructions) else { return nil }
+        return count &+ progressOffset
     }
 
     /// Arms breakpoints and steps; the CPU must be settled.
@@ -141,12 +154,55 @@ extension GuestCPU: Processor {
             ? .off : GuestDebug(breakpoints: watchedCode.map { GuestDebug.Breakpoint($0) })
     }
 
+    /// Whether an interrupt or exception is on its way into the guest; the CPU must be settled.
+    mutating func hasEventUnderWay() throws(KVMError) -> Bool {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            let events = try cpu.events()
+            return events.exceptionInjected || events.exceptionPending || events.interruptInjected
+                || events.nmiInjected || events.nmiPending
+        }
+    }
+
+    /// Settles a CPU whose state is of no more use; exits go unanswered.
+    mutating func abandon() throws(ExecutionError) {
+        // An access of one instruction at a time: 1,024 of a REP, two halves of an MMIO.
+        for _ in 0..<Self.abandonedExits {
+            let step = try kvm { () throws(KVMError) in try settle() }
+            if case .settled = step { return }
+        }
+        throw .kvm(.malformed("a vCPU that does not settle"))
+    }
+
+    private static let abandonedExits = 1 << 16
+
     /// Puts RFLAGS back; the CPU must be settled.
     public mutating func restoreFlags(_ flags: UInt64) throws(KVMError) {
         try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
             var registers = try cpu.registers()
             guard registers[.rflags] != flags else { return }
             registers[.rflags] = flags
+            try cpu.setRegisters(registers)
+        }
+    }
+
+    /// Puts the interrupt table out of force, or back in force.
+    public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 {
+        guard let before = try pending?.setInterruptTableLimit(limit) else { Self.gone() }
+        return before
+    }
+
+    /// The exception behind a shutdown (KVM_GET_VCPU_EVENTS).
+    public mutating func raisedException() throws(KVMError) -> UInt8 {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            try cpu.events().exceptionVector
+        }
+    }
+
+    /// Puts RIP elsewhere; the CPU must be settled.
+    public mutating func moveRIP(to address: UInt64) throws(KVMError) {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            var registers = try cpu.registers()
+            registers.rip = address
             try cpu.setRegisters(registers)
         }
     }
@@ -202,6 +258,25 @@ extension GuestCPU: Processor {
             }
         }
         set { pending?.mmioValue = newValue }
+    }
+
+    /// CR8 on the run page.
+    public var taskPriorityClass: UInt64 {
+        get {
+            switch pending {
+            case .some(let cpu): return cpu.cr8
+            case .none: Self.gone()
+            }
+        }
+        set { pending?.cr8 = newValue }
+    }
+
+    /// IA32_APIC_BASE on the run page.
+    public var apicBase: UInt64 {
+        switch pending {
+        case .some(let cpu): return cpu.apicBase
+        case .none: Self.gone()
+        }
     }
 
     /// Answers an MSR access.

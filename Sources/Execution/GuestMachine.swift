@@ -9,7 +9,9 @@ public import Machine
 public struct GuestMachine: ~Copyable {
     /// The guest's memory. Declared before the machine that maps it, which must go first.
     let memory: GuestMemory
-    private let machine: VirtualMachine
+    var machine: VirtualMachine
+    /// Which pages were written; nil: nobody asked.
+    var writes: DirtyPages?
     var cpu: GuestCPU
     /// The CPUID table as KVM holds it after the table was set.
     public let observedCPUID: [CPUIDEntry]
@@ -21,6 +23,8 @@ public struct GuestMachine: ~Copyable {
     public let kicker: Kicker
     /// Which OUTs stand for rewritten instructions.
     let traps: RewriteTraps
+    /// The world has a local APIC, so that CR8 is more than a number.
+    let hasLocalAPIC: Bool
     /// Finds further ones; nil where none is looked for.
     let codeWatch: CodeWatch?
     /// The image says what of it is code: what is rewritten there is all that it begins with.
@@ -32,7 +36,7 @@ public struct GuestMachine: ~Copyable {
     public init(
         hypervisor: borrowing Hypervisor, plan: LoadPlan, cpuid: [CPUIDEntry],
         rewriting: Rewriting = Rewriting(), msrFilter: [MSRFilterRange] = [],
-        isListenedTo: Bool = true
+        isListenedTo: Bool = true, hasLocalAPIC: Bool = false
     ) throws(ExecutionError) {
         let memory = try guest { () throws(GuestError) in
             try GuestMemory(layout: plan.ram, romLengthInBytes: plan.romLengthInBytes)
@@ -44,6 +48,7 @@ public struct GuestMachine: ~Copyable {
             // Events too would cost 1 % of an exit, and no exit needs them.
             try machine.createCPU(synchronisation: isListenedTo ? [.general, .system] : .general)
         }
+        let savedMSRs = try kvm { () throws(KVMError) in try hypervisor.savedMSRIndices() }
         let initial = try kvm { () throws(KVMError) in
             try cpu.setCPUID(cpuid)
             try cpu.setSystemRegisters(plan.systemRegisters)
@@ -52,10 +57,11 @@ public struct GuestMachine: ~Copyable {
         }
         (observedCPUID, registers, systemRegisters) = initial
         kicker = cpu.kicker
+        self.hasLocalAPIC = hasLocalAPIC
         traps = rewriting.traps
         codeWatch = rewriting.watch
         isCodeKnown = !plan.code.isEmpty && plan.code.allSatisfy(\.isCertain)
-        self.cpu = GuestCPU(cpu.begin())
+        self.cpu = GuestCPU(cpu.begin(), savedMSRs: savedMSRs)
         self.machine = machine
         self.memory = memory
     }

@@ -1,3 +1,4 @@
+internal import Devices
 public import KVM
 public import Machine
 
@@ -14,6 +15,17 @@ public struct Host: ~Copyable {
             hypervisor = try Hypervisor()
         } catch { throw .kvm(error) }
         probe = HostProbe.cached(hypervisor)
+    }
+
+    /// The CPUID table that a guest is to see on a machine: with the local APIC's timer deadline
+    /// where there is one and its counter is recorded.
+    func guestCPUID(
+        _ configuration: LiveConfiguration, _ machine: MachineKind
+    ) throws(ExecutionError) -> [CPUIDEntry] {
+        let table = try guestCPUID()
+        let hasDeadline =
+            machine.hasAPIC && configuration.rewritesTimeStamp && probe.behaviour.msrFilter == .yes
+        return hasDeadline ? GuestCPUID.showingTimerDeadline(table) : table
     }
 
     /// The CPUID table that a new guest is to see.

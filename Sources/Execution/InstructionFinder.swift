@@ -9,7 +9,7 @@ internal import Machine
 /// nothing allocated per exit. It is filled in the order of the exits alone, so recorder and
 /// replayer find the same.
 struct InstructionFinder: ~Copyable {
-    private struct Entry {
+    fileprivate struct Entry: Sendable {
         var rip: UInt64 = .max
         var key: UInt64 = .max
         var rewind: UInt8 = 0
@@ -20,6 +20,26 @@ struct InstructionFinder: ~Copyable {
     private let inRing3: AfterFlags
     private let inRealMode: AfterFlags
     private var entries = [Entry](repeating: Entry(), count: 1024)
+    /// Changes with the entries.
+    private var generation: UInt64 = 0
+
+    /// What was found so far; what it takes in memory is shared until something is found.
+    struct Memory: Sendable {
+        fileprivate var entries: [Entry]
+        /// Equal for equal contents within one run.
+        var generation: UInt64
+        /// What the entries take, in bytes.
+        var byteCount: Int { entries.count * MemoryLayout<Entry>.stride }
+    }
+
+    /// What was found so far: it belongs to a place in the run, since code changes.
+    var memory: Memory {
+        get { Memory(entries: entries, generation: generation) }
+        set {
+            entries = newValue.entries
+            generation = newValue.generation
+        }
+    }
 
     /// The probed phases as flags: a phase that could not be probed counts as "at".
     private struct AfterFlags {
@@ -110,6 +130,7 @@ struct InstructionFinder: ~Copyable {
         // SAFETY: the caller's pointer is valid during the call.
         let rewind = unsafe decode(cause, rip: rip, system: system.pointee, memory: memory)
         entries[slot] = Entry(rip: rip, key: key, rewind: rewind)
+        generation &+= 1
         return rewind
     }
 

@@ -17,6 +17,8 @@ struct LandmarkSearch: Sendable {
         case step
         /// Run to the breakpoint.
         case runToBreakpoint
+        /// Let ring 3 run to where it enters ring 0, or to the place if it may be there.
+        case runInRing3(stopsThere: Bool)
         /// The place is behind us, or was never there.
         case giveUp
     }
@@ -28,6 +30,9 @@ struct LandmarkSearch: Sendable {
     static let guardedInstructions: UInt64 = 240
     /// Instructions before the landmark from which on it is stepped.
     static let steppedInstructions: UInt64 = 12
+    /// Instructions of ring 0 before the landmark from which on ring 3 is not left to a timer: it may
+    /// end in ring 3, where a slice could run past it.
+    private static let farInstructions: UInt64 = 20_000
     /// Breakpoint hits on the way after which the place counts as hot, and the guest coasts without
     /// the breakpoint until it is near.
     private static let hotHits: UInt64 = 4
@@ -45,6 +50,8 @@ struct LandmarkSearch: Sendable {
     private static let startingNanoseconds: UInt64 = 450
 
     let landmark: Landmark
+    /// Ring 3 can reach the place, and breakpoints do not stop it there.
+    var mayBeInRing3 = false
     /// What an instruction takes, as seen while coasting; an underestimate.
     private(set) var nanosecondsPerInstruction = Self.startingNanoseconds
     /// Places with equal registers.
@@ -96,9 +103,11 @@ struct LandmarkSearch: Sendable {
 
     /// What a slice of coasting taught of the guest's speed: it may be faster than was thought. A
     /// slower one is no news, since the host may have been busy with something else.
-    mutating func noteCoast(nanoseconds: UInt64, instructions: UInt64) {
+    mutating func noteCoast(
+        nanoseconds: UInt64, instructions: UInt64, wasInRing3: Bool = false
+    ) {
         coasts += 1
-        if instructions == 0 { forcedSteps = Self.stepsAfterIdleSlice }
+        if instructions == 0, !wasInRing3 { forcedSteps = Self.stepsAfterIdleSlice }
         guard instructions >= 16 else { return }
         nanosecondsPerInstruction = max(
             Self.shortestNanoseconds,
@@ -112,12 +121,25 @@ struct LandmarkSearch: Sendable {
     ///   - isFlat: addresses in code are linear ones, now and at the landmark: 64-bit code. Elsewhere
     ///     the code segment can have changed by then (firmware goes from protected to real mode and
     ///     back), and a breakpoint would stand at the wrong place: the guest is stepped.
-    mutating func next(count: UInt64?, isAtBreakpoint: Bool, isFlat: Bool = true) -> Move {
+    ///   - isRing3: the guest is in ring 3, where nothing counts and KVM's breakpoints and steps do
+    ///     not work.
+    mutating func next(
+        count: UInt64?, isAtBreakpoint: Bool, isFlat: Bool = true, isRing3: Bool = false
+    ) -> Move {
         guard let target = landmark.progress, let count else {
             return isAtBreakpoint ? step() : .runToBreakpoint
         }
         movesAtCount = count == lastCount ? movesAtCount + 1 : 0
         lastCount = count
+        if isRing3 {
+            movesAtCount = 0
+            guard count <= target else { return .giveUp }
+            let left = target - count
+            guard left > Self.farInstructions else {
+                return .runInRing3(stopsThere: left == 0 && mayBeInRing3)
+            }
+            forcedSteps = 0
+        }
         guard movesAtCount < Self.movesWithoutProgress else { return .giveUp }
         if count > target {
             return count - target <= Self.slackInstructions ? step() : .giveUp
@@ -129,13 +151,22 @@ struct LandmarkSearch: Sendable {
             forcedSteps -= 1
             return step()
         }
-        guard left > Self.guardedInstructions else { return isFlat ? .runToBreakpoint : step() }
+        guard left > Self.guardedInstructions else {
+            return isFlat && !mayBeInRing3 ? .runToBreakpoint : step()
+        }
         // Two thirds of the way at the fastest that was seen; no overflow, whatever the trace says.
         let free = min(left - Self.guardedInstructions / 2, 1 << 32)
         let slice = free * nanosecondsPerInstruction * 2 / 3
         return .coast(
             nanoseconds: max(slice, Self.shortestSlice),
             isGuarded: isFlat && earlyHits < Self.hotHits)
+    }
+
+    /// The next move where the guest is about to return to ring 3, which KVM's steps do not reach.
+    mutating func returnToRing3(count: UInt64?) -> Move {
+        guard let target = landmark.progress, let count, count < target else { return .giveUp }
+        // The return counts one.
+        return .runInRing3(stopsThere: target - count == 1 && mayBeInRing3)
     }
 
     private mutating func step() -> Move {
@@ -192,6 +223,10 @@ public struct LandmarkMiss: Sendable {
 public struct MidFlightCounts: Equatable, Sendable {
     /// Interrupts injected in mid-flight.
     public var landmarks: UInt64 = 0
+    /// Of those, the ones injected in ring 3 (known while recording).
+    public var landmarksInRing3: UInt64 = 0
+    /// Stops in ring 3, on hosts where they are made by the guest's own exceptions.
+    public var ring3Stops: UInt64 = 0
     /// Recording: places that were not allowed.
     public var refusedPlaces: UInt64 = 0
     /// Of those, the ones in ring 3.

@@ -65,11 +65,12 @@ public struct RunSession: ~Copyable {
     public init(
         host: borrowing Host, configuration: LiveConfiguration, devices: consuming DeviceSet
     ) throws(ExecutionError) {
-        let cpuid = try host.guestCPUID()
+        let cpuid = try host.guestCPUID(configuration, devices.machine)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid,
             rewriting: Rewriting(configuration, host),
-            msrFilter: configuration.msrFilter(host), isListenedTo: false)
+            msrFilter: configuration.msrFilter(host), isListenedTo: false,
+            hasLocalAPIC: devices.machine.hasAPIC)
         cpu = try VCPUPlacement.choose(configuration.cpu)
         self.machine = machine
         side = Attended(
@@ -119,6 +120,8 @@ public struct RecordSession: ~Copyable {
         public var overwrites = false
         /// Records observed facts: host time, creation time, command, host name.
         public var hasTiming = true
+        /// Records what the devices took from outside, so that they can be run again.
+        public var hasWorldStream = true
         /// Observed facts for the header.
         public var observed: ObservedFacts?
         /// Ends the run when the trace has about this many bytes.
@@ -135,11 +138,12 @@ public struct RecordSession: ~Copyable {
         host: borrowing Host, configuration: LiveConfiguration, devices: consuming DeviceSet,
         recording: Recording
     ) throws(ExecutionError) {
-        let cpuid = try host.guestCPUID()
+        let cpuid = try host.guestCPUID(configuration, devices.machine)
         let rewriting = Rewriting(configuration, host)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: configuration.plan, cpuid: cpuid,
-            rewriting: rewriting, msrFilter: configuration.msrFilter(host))
+            rewriting: rewriting, msrFilter: configuration.msrFilter(host),
+            hasLocalAPIC: devices.machine.hasAPIC)
         let registers = machine.registers
         let system = machine.systemRegisters
         // Without observed facts, two recordings must not differ by where they happened to run.
@@ -149,8 +153,9 @@ public struct RecordSession: ~Copyable {
             recording: recording, cpu: cpu, configuration: configuration, rewriting: rewriting,
             msrFilter: configuration.msrFilter(host), host: host.probe.facts,
             requestedCPUID: cpuid, observedCPUID: machine.observedCPUID,
-            devices: devices.descriptions)
+            devices: devices)
         var options = TraceOptions(overwrites: recording.overwrites)
+        options.hasWorldStream = recording.hasWorldStream
         if recording.hasTiming { options.timing = HostClock.timeBase() }
         let writer = try trace { () throws(TraceError) in
             var writer = try TraceWriter(
@@ -159,11 +164,11 @@ public struct RecordSession: ~Copyable {
             return writer
         }
         progress = writer.progress
-        side = Attended(
-            world: LiveWorld(
-                devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
-                hasCompletions: configuration.completesInstructions, stall: configuration.stall),
-            listener: Recorder(writer: writer))
+        var world = LiveWorld(
+            devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
+            hasCompletions: configuration.completesInstructions, stall: configuration.stall)
+        if recording.hasWorldStream { world.keepArrivals() }
+        side = Attended(world: world, listener: Recorder(writer: writer))
         self.machine = machine
         behaviour = host.probe.behaviour
         self.configuration = configuration
@@ -247,6 +252,7 @@ extension GuestMachine {
     ) throws(ExecutionError) -> RunReport {
         var loop = RunLoop(
             behaviour: behaviour, exitLimit: exitLimit, traps: traps, stop: stop)
+        loop.hasLocalAPIC = hasLocalAPIC
         loop.codeWatch = codeWatch
         let kicker = kicker
         let supervisor = Supervisor(

@@ -19,6 +19,8 @@ public struct LiveWorld: World, ~Copyable {
     private var silence: Silence
     /// It made none since the kick before.
     private var isSilent = false
+    /// IA32_TSC_DEADLINE is there, as CPUID shows (leaf 1, ECX bit 24).
+    private let hasTimerDeadline: Bool
 
     /// While the guest idles on the host's clock, how long to sleep before looking around for
     /// keys and requests to end.
@@ -28,6 +30,16 @@ public struct LiveWorld: World, ~Copyable {
     private static let patienceNanoseconds: UInt64 = 1_000_000
     /// Since when the interrupt that waits does so, on the device clock, once a kick found it.
     private var waitingSince: UInt64?
+    /// When a device has something to do by itself next; `.max`: never.
+    private var deadline = UInt64.max
+    /// The devices were brought up to a time since ``deadline`` was asked for.
+    private var hasMoved = false
+    /// What came from outside and no listener was told of; kept for a world stream only.
+    private var arrivals: [WorldEvent] = []
+    private var keepsArrivals = false
+    /// The world is run again by what was recorded.
+    private(set) var isRerun = false
+    private var script = WorldScript()
 
     /// Makes a world.
     ///
@@ -48,24 +60,119 @@ public struct LiveWorld: World, ~Copyable {
         self.stop = stop
         self.hasCompletions = hasCompletions
         silence = Silence(stall)
+        hasTimerDeadline =
+            cpuidTable.first { $0.function == 1 }.map { $0.ecx >> 24 & 1 != 0 } ?? false
     }
 
-    /// An exit was made: time passes, and devices are brought up to it.
-    @inline(__always)
-    private mutating func advance() {
-        guard devices.machine == .pc else { return }
-        clock.tick()
-        devices.advance(to: clock.nanoseconds)
+    /// Keeps what comes from outside from now on, for ``tellArrivals(_:)``.
+    mutating func keepArrivals() {
+        keepsArrivals = true
+        arrivals.reserveCapacity(64)
+        devices.keepTakenInput()
     }
+
+    // MARK: Time and input
+
+    /// An exit was made: time passes, and devices are brought up to it where the access may depend
+    /// on it or a device has something to do by itself. ``settle()`` must follow the access.
+    @inline(__always)
+    private mutating func pass(dependsOnTime: Bool) {
+        if isRerun {
+            passAgain(dependsOnTime: dependsOnTime)
+            return
+        }
+        devices.admitInput()
+        guard devices.machine.isPC else { return }
+        clock.tick()
+        guard dependsOnTime || clock.deviceNanoseconds >= deadline else { return }
+        move(to: clock.deviceNanoseconds, .clock)
+    }
+
+    /// The same, where it was recorded before.
+    private mutating func passAgain(dependsOnTime: Bool) {
+        if !devices.machine.isPC {
+            devices.feedInput(script.takeInput())
+            return
+        }
+        guard clock.isHost else {
+            clock.tick()
+            devices.feedInput(script.takeInput())
+            if dependsOnTime || clock.nanoseconds >= deadline {
+                move(to: clock.nanoseconds, .clock)
+            }
+            return
+        }
+        guard let time = script.takeClock() else {
+            if dependsOnTime { script.fail("the world stream has no time for this access") }
+            devices.feedInput(script.takeInput())
+            return
+        }
+        devices.feedInput(script.takeInput())
+        moveAgain(toMicroseconds: time, .clock)
+    }
+
+    /// Brings the devices up to a time.
+    @inline(__always)
+    private mutating func move(to time: UInt64, _ kind: WorldEvent.Kind) {
+        if keepsArrivals { note(kind, time) }
+        devices.advance(to: time)
+        hasMoved = true
+    }
+
+    /// Virtual time is not noted: it follows from the exits.
+    private mutating func note(_ kind: WorldEvent.Kind, _ nanoseconds: UInt64) {
+        let time = nanoseconds / 1000
+        switch kind {
+        case .clock: if clock.isHost { arrivals.append(.clock(microseconds: time)) }
+        case .wake: arrivals.append(.wake(microseconds: time))
+        case .kick: arrivals.append(.kick(microseconds: time))
+        case .acknowledge, .input: break
+        }
+    }
+
+    private mutating func moveAgain(toMicroseconds time: UInt64, _ kind: WorldEvent.Kind) {
+        let (nanoseconds, overflow) = time.multipliedReportingOverflow(by: 1000)
+        guard !overflow else {
+            script.fail("the world stream has a time out of range")
+            return
+        }
+        clock.set(nanoseconds)
+        move(to: nanoseconds, kind)
+    }
+
+    /// After an access, or whatever else changed the devices.
+    @inline(__always)
+    private mutating func settle() {
+        if hasMoved {
+            hasMoved = false
+            deadline = devices.nextDeadline ?? .max
+        }
+        if devices.hasTakenInput { arrivals.append(.input(devices.takeTakenInput())) }
+    }
+
+    /// Whether something came from outside that no listener was told of.
+    @inline(__always)
+    public var hasArrivals: Bool { !arrivals.isEmpty }
+
+    /// Tells a listener what came from outside since the last call.
+    public mutating func tellArrivals<Listener: RunListener & ~Copyable>(
+        _ listener: inout Listener
+    ) throws(ExecutionError) {
+        for event in arrivals { try listener.arrival(event) }
+        arrivals.removeAll(keepingCapacity: true)
+    }
+
+    // MARK: Accesses
 
     /// A port write reaches its device.
     @inline(__always)
     public mutating func portOut(
         _ port: UInt16, size: Int, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
-        advance()
+        pass(dependsOnTime: devices.dependsOnTime(port: port, size: size))
         // SAFETY: the buffer is the caller's, alive through the call.
         outcome = unsafe devices.portOut(port, size: size, bytes)
+        settle()
     }
 
     /// A port read is answered by its device.
@@ -73,35 +180,40 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func portIn(
         _ port: UInt16, size: Int, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
-        advance()
+        pass(dependsOnTime: devices.dependsOnTime(port: port, size: size))
         // SAFETY: the buffer is the caller's, alive through the call.
         unsafe devices.portIn(port, size: size, into: bytes)
+        settle()
     }
 
     /// A write to device memory reaches its device.
     public mutating func memoryWrite(
         _ address: GuestPhysicalAddress, bytes: UnsafeRawBufferPointer
     ) throws(ExecutionError) {
-        advance()
+        pass(dependsOnTime: devices.dependsOnTime(address: address.rawValue))
         // SAFETY: the buffer is the caller's, alive through the call.
         outcome = unsafe devices.memoryWrite(address, bytes)
+        settle()
     }
 
     /// A read of device memory is answered by its device.
     public mutating func memoryRead(
         _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
     ) throws(ExecutionError) {
-        advance()
+        pass(dependsOnTime: devices.dependsOnTime(address: address.rawValue))
         // SAFETY: the buffer is the caller's, alive through the call.
         unsafe devices.memoryRead(address, into: bytes)
+        settle()
     }
 
     /// As ``FilteredMSRs`` has it.
     public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {
-        advance()
+        pass(dependsOnTime: true)
+        defer { settle() }
         switch FilteredMSRs.meaning(of: index) {
-        case .timeStamp: return try timeStamp()
+        case .timeStamp: return clock.timeStamp
         case .timeStampAdjust: return clock.timeStampAdjust
+        case .timerDeadline: return hasTimerDeadline ? devices.timerDeadline : nil
         case .zero: return 0
         case .absent, nil: return nil
         }
@@ -111,14 +223,30 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func writeMSR(
         _ index: UInt32, _ value: UInt64
     ) throws(ExecutionError) -> Bool {
-        advance()
+        pass(dependsOnTime: true)
+        defer {
+            hasMoved = true
+            settle()
+        }
         switch FilteredMSRs.meaning(of: index) {
-        case .timeStamp: clock.setTimeStamp(value)
-        case .timeStampAdjust: clock.timeStampAdjust = value
+        case .timeStamp:
+            clock.setTimeStamp(value)
+            arm(devices.timerDeadline)
+        case .timeStampAdjust:
+            clock.timeStampAdjust = value
+            arm(devices.timerDeadline)
+        case .timerDeadline:
+            guard hasTimerDeadline else { return false }
+            arm(value)
         case .zero: break
         case .absent, nil: return false
         }
         return true
+    }
+
+    /// The local APIC's timer expires when the counter has a value; 0: it does not.
+    private mutating func arm(_ deadline: UInt64) {
+        devices.setTimerDeadline(deadline, at: clock.time(of: deadline))
     }
 
     /// The clock's time, in ticks of 1 GHz, and what the guest added to it.
@@ -137,9 +265,9 @@ public struct LiveWorld: World, ~Copyable {
         }
         guard var row else { return CPUIDAnswer(eax: 0, ebx: 0, ecx: 0, edx: 0) }
         if function == 1 {
-            // OSXSAVE shows CR4's bit 18, whatever the table says.
-            let isEnabled = system[.cr4] >> 18 & 1 != 0
-            row.ecx = row.ecx & ~(1 << 27) | (isEnabled ? 1 << 27 : 0)
+            // OSXSAVE shows CR4's bit 18, APIC IA32_APIC_BASE's bit 11, whatever the table says.
+            row.ecx = row.ecx & ~(1 << 27) | UInt32(system[.cr4] >> 18 & 1) << 27
+            row.edx = row.edx & ~(1 << 9) | UInt32(system[.apicBase] >> 11 & 1) << 9
         }
         return CPUIDAnswer(eax: row.eax, ebx: row.ebx, ecx: row.ecx, edx: row.edx)
     }
@@ -153,9 +281,10 @@ public struct LiveWorld: World, ~Copyable {
             return outcome == .directMemory ? .transfer : .end(takeOutcome())
         }
         guard let natural else { return .go }
-        advance()
+        pass(dependsOnTime: true)
+        settle()
         guard natural.reason == .halted, canWake else { return .end(natural) }
-        switch idle() {
+        switch isRerun ? idleAgain() : idle() {
         case .woken: return .go
         case .asleepForEver: return .end(natural)
         case .stalled: return .end(Ending(.stalled))
@@ -180,6 +309,14 @@ public struct LiveWorld: World, ~Copyable {
         _ carriedOut: [Change]?
     ) throws(ExecutionError) -> [Change]? { carriedOut }
 
+    /// The local APIC takes its priority and its place from there.
+    @inline(__always)
+    public mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError) {
+        devices.synchroniseAPIC(taskPriorityClass: taskPriorityClass, base: apicBase)
+    }
+
     /// Whether an interrupt waits for the CPU.
     @inline(__always)
     public mutating func hasInterrupt() throws(ExecutionError) -> Bool { devices.hasInterrupt }
@@ -187,6 +324,7 @@ public struct LiveWorld: World, ~Copyable {
     /// The interrupt controller's acknowledge cycle.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
         waitingSince = nil
+        defer { deadline = devices.nextDeadline ?? .max }
         // The 8259 gives a vector in any case: that of the spurious interrupt where nothing is
         // pending any more.
         return devices.acknowledgeInterrupt() ?? 0
@@ -197,32 +335,38 @@ public struct LiveWorld: World, ~Copyable {
     /// the kick looks whether the guest waits in vain.
     @inline(__always)
     public mutating func kickDelay() throws(ExecutionError) -> UInt64? {
-        guard devices.machine == .pc else { return nil }
+        guard devices.machine.isPC else { return nil }
         guard clock.isHost else {
             return silence.policy == .kick ? Silence.kickNanoseconds : Silence.lookNanoseconds
         }
         if devices.hasInterrupt { return Self.patienceNanoseconds }
-        guard let deadline = devices.nextDeadline else { return nil }
+        guard deadline != .max else { return nil }
         let now = clock.nanoseconds
         return (deadline > now ? deadline - now : 0) &+ Self.patienceNanoseconds
     }
 
     /// Lets time pass, and looks whether an interrupt has waited too long.
     public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool {
-        guard devices.machine == .pc else { return false }
+        guard devices.machine.isPC else { return false }
         guard clock.isHost else { return isSilent && devices.hasInterrupt }
         let wasWaiting = devices.hasInterrupt
-        let deadline = devices.nextDeadline
-        advance()
+        let wasDue = deadline
+        devices.admitInput()
+        clock.tick()
+        // Where nothing comes of it, nothing is noted, however often the guest is kicked.
+        if clock.deviceNanoseconds >= deadline || devices.takesInputNow {
+            move(to: clock.deviceNanoseconds, .kick)
+            settle()
+        }
         guard devices.hasInterrupt else { return false }
         let now = clock.nanoseconds
-        let since = waitingSince ?? (wasWaiting ? now : min(deadline ?? now, now))
+        let since = waitingSince ?? (wasWaiting ? now : min(wasDue, now))
         waitingSince = since
         return now &- since >= Self.patienceNanoseconds
     }
 
     /// Only under a virtual clock.
-    public var watchesSilence: Bool { devices.machine == .pc && !clock.isHost }
+    public var watchesSilence: Bool { devices.machine.isPC && !clock.isHost }
 
     /// A guest that waits without an exit for an interrupt which the clock would have to bring is
     /// stalled, or the clock moves on.
@@ -231,15 +375,18 @@ public struct LiveWorld: World, ~Copyable {
     ) throws(ExecutionError) -> Ending? {
         let now = HostThread.monotonicNanoseconds()
         isSilent = silence.notes(exitCount: exitCount, progress: progress, now: now)
-        let deadline = devices.nextDeadline
-        guard isSilent, canWake, devices.hasInterrupt || deadline != nil else { return nil }
+        let due = devices.nextDeadline
+        guard isSilent, canWake, devices.hasInterrupt || due != nil else { return nil }
         if silence.policy == .end {
             return silence.isTooLong(progress: progress, now: now)
                 ? Ending(.stalled, isInMidFlight: true) : nil
         }
-        if !devices.hasInterrupt, let deadline {
-            _ = clock.idle(until: deadline)
-            devices.advance(to: clock.nanoseconds)
+        if !devices.hasInterrupt, let due, due < .max - 1000 {
+            // In whole microseconds, as the world stream keeps it.
+            let time = (max(due, clock.nanoseconds) + 999) / 1000 * 1000
+            clock.set(time)
+            move(to: time, .kick)
+            settle()
         }
         return nil
     }
@@ -255,32 +402,61 @@ public struct LiveWorld: World, ~Copyable {
     }
 
     /// The guest waits for an interrupt.
+    ///
+    /// Devices are brought up to their own deadlines, however late the host wakes us: what happens
+    /// while the guest idles then depends on nothing but the input that arrives.
     @inline(never)
     private mutating func idle() -> Idling {
         devices.flush()
+        defer { deadline = devices.nextDeadline ?? .max }
         var jumps = 0
         while !devices.hasInterrupt {
             // Somebody wants the run to end: it ends at this very exit.
             if stop.reason != nil { return .woken }
-            let deadline = devices.nextDeadline
-            guard deadline != nil || devices.canInputInterrupt else { return .asleepForEver }
-            let nap: UInt64
-            if let deadline {
-                nap = min(clock.idle(until: deadline), Self.napNanoseconds)
+            let due = devices.nextDeadline
+            guard due != nil || devices.canInputInterrupt else { return .asleepForEver }
+            var nap = Self.napNanoseconds
+            if let due {
+                let left = clock.idle(until: due)
+                guard left > 0 else {
+                    devices.advance(to: due)
+                    jumps += 1
+                    if jumps > Self.longestIdling, !clock.isHost { return .stalled }
+                    continue
+                }
+                nap = min(left, nap)
+            }
+            devices.admitInput()
+            if devices.takesInputNow {
+                let time = clock.nanoseconds
+                move(to: time - time % 1000, .wake)
+                settle()
+                continue
+            }
+            // Keys come in the host's time; a virtual clock stands still meanwhile.
+            var wait = timespec(tv_sec: 0, tv_nsec: Int(nap))
+            // SAFETY: the struct lives through the call; the rest of the time is not asked for.
+            unsafe nanosleep(&wait, nil)
+        }
+        return .woken
+    }
+
+    /// The same, where it was recorded before: nobody waits.
+    private mutating func idleAgain() -> Idling {
+        defer { deadline = devices.nextDeadline ?? .max }
+        while !devices.hasInterrupt, stop.reason == nil, script.problem == nil {
+            let due = devices.nextDeadline
+            // A virtual clock jumps to the next deadline, whatever has arrived.
+            if due == nil || clock.isHost, let time = script.takeWake(beforeNanoseconds: due) {
+                devices.feedInput(script.takeInput())
+                moveAgain(toMicroseconds: time, .wake)
+                settle()
+            } else if let due {
+                if clock.isHost { clock.set(due) } else { _ = clock.idle(until: due) }
+                devices.advance(to: due)
             } else {
-                // Keys come in the host's time; a virtual clock stands still meanwhile.
-                nap = Self.napNanoseconds
+                script.fail("the guest was woken here, but no device has reason to")
             }
-            if nap > 0 {
-                var wait = timespec(tv_sec: 0, tv_nsec: Int(nap))
-                // SAFETY: the struct lives through the call; the rest of the time is not asked for.
-                unsafe nanosleep(&wait, nil)
-                if clock.isHost { clock.tick() }
-            } else if !clock.isHost {
-                jumps += 1
-                if jumps > Self.longestIdling { return .stalled }
-            }
-            devices.advance(to: clock.nanoseconds)
         }
         return .woken
     }
@@ -297,5 +473,62 @@ public struct LiveWorld: World, ~Copyable {
             return Ending(.debugExit, guestStatus: Int32(truncatingIfNeeded: status))
         case .powerOff: return Ending(.powerOff)
         }
+    }
+}
+
+// MARK: Running it again
+
+extension LiveWorld {
+    /// Answers from now on as it did when it was recorded: time and input come from the trace.
+    mutating func beginRerun() { isRerun = true }
+
+    /// Why the devices cannot be run again by what was recorded; nil: they can so far.
+    var rerunProblem: String? { script.problem }
+
+    /// The next exit has come, with what the world stream says of it. What happened after the one
+    /// before it is done first.
+    mutating func rerun(_ events: [WorldEvent]) {
+        takeKicks()
+        script.load(events)
+    }
+
+    /// The CPU took an interrupt, as it was recorded.
+    mutating func acknowledgeAgain(isInMidFlight: Bool) throws(ExecutionError) -> UInt8 {
+        if isInMidFlight {
+            takeKicks()
+            script.takeAcknowledge()
+        }
+        return try acknowledgeInterrupt()
+    }
+
+    /// The guest was told this time; a virtual clock must agree.
+    mutating func timeStampAgain(_ value: UInt64) throws(ExecutionError) {
+        guard !clock.isHost else {
+            clock.set(value &- clock.timeStampAdjust)
+            return
+        }
+        if try timeStamp() != value {
+            script.fail("the virtual clock shows another time than RDTSC was answered with")
+        }
+    }
+
+    private mutating func takeKicks() {
+        while let time = script.takeKick() {
+            devices.feedInput(script.takeInput())
+            moveAgain(toMicroseconds: time, .kick)
+            settle()
+        }
+    }
+
+    /// Ends the rerun: from here on time and input come from outside, and time goes on from what it
+    /// was.
+    mutating func goLive(input: consuming ConsoleInput) {
+        isRerun = false
+        script = WorldScript()
+        clock.resume()
+        devices.connect(input)
+        devices.isMuted = false
+        if keepsArrivals { devices.keepTakenInput() }
+        deadline = devices.nextDeadline ?? .max
     }
 }

@@ -116,6 +116,25 @@ public enum PageWalk {
         return result
     }
 
+    /// The linear address of a vector's handler in 64-bit mode (Intel SDM vol. 3, 6.14.1).
+    ///
+    /// - Returns: nil in other modes, and where the table has no gate for it.
+    static func handler(
+        of vector: UInt8, system: borrowing SystemRegisters, memory: borrowing GuestMemory
+    ) -> UInt64? {
+        let offset = UInt64(vector) * 16
+        guard system[.efer] & ControlBits.longModeActive != 0,
+            offset + 15 <= UInt64(system.idt.limit)
+        else { return nil }
+        let gate = read(
+            GuestVirtualAddress(system.idt.base &+ offset), count: 16, system: system,
+            memory: memory)
+        guard gate.count == 16, gate[5] & 0x80 != 0 else { return nil }
+        var handler: UInt64 = 0
+        for index in [11, 10, 9, 8, 7, 6, 1, 0] { handler = handler << 8 | UInt64(gate[index]) }
+        return handler
+    }
+
     /// The linear address of the instruction at RIP: flat in 64-bit code, CS-relative elsewhere.
     public static func linearRIP(
         _ rip: UInt64, system: borrowing SystemRegisters

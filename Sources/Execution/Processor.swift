@@ -22,6 +22,11 @@ public protocol Processor: ~Copyable {
     var mmioValue: UInt64 { get set }
     /// Answers an MSR access.
     mutating func answerMSR(_ value: UInt64, fault: Bool)
+    /// CR8: the local APIC's task priority, which the CPU shares with it. What is set holds from the
+    /// next run on.
+    var taskPriorityClass: UInt64 { get set }
+    /// IA32_APIC_BASE.
+    var apicBase: UInt64 { get }
     /// The payload of the last exit, whatever its reason.
     func withPayload<Result, Failure: Error>(
         _ body: (RawSpan) throws(Failure) -> Result
@@ -69,6 +74,27 @@ public protocol Processor: ~Copyable {
     mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError)
     /// Whether that stands at an address.
     func isWatched(_ address: GuestVirtualAddress) -> Bool
+
+    // What stops in ring 3 need on hosts where KVM's own do not reach it (``Ring3Stops``).
+
+    /// Puts the interrupt table out of force, or back in force with this limit; also while an
+    /// access waits for its answer. The result is the limit that was in force.
+    mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16
+    /// The exception behind a shutdown; to be asked right after it.
+    mutating func raisedException() throws(KVMError) -> UInt8
+    /// Puts RIP elsewhere; to be done when settled.
+    mutating func moveRIP(to address: UInt64) throws(KVMError)
+}
+
+/// A CPU without a local APIC.
+extension Processor where Self: ~Copyable {
+    /// The lowest.
+    public var taskPriorityClass: UInt64 {
+        get { 0 }
+        set {}
+    }
+    /// None.
+    public var apicBase: UInt64 { 0 }
 }
 
 /// A CPU that cannot be interrupted in mid-flight: no place is allowed.
@@ -94,6 +120,12 @@ extension Processor where Self: ~Copyable {
     public mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError) {}
     /// Never.
     public func isWatched(_ address: GuestVirtualAddress) -> Bool { false }
+    /// Does nothing.
+    public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 { 0 }
+    /// None.
+    public mutating func raisedException() throws(KVMError) -> UInt8 { 0 }
+    /// Does nothing.
+    public mutating func moveRIP(to address: UInt64) throws(KVMError) {}
 }
 
 /// What one step of settling a vCPU came to.

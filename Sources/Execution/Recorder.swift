@@ -58,10 +58,23 @@ public struct Recorder: RunListener, ~Copyable {
     public mutating func interruption(
         _ interruption: Interruption
     ) throws(ExecutionError) -> Bool {
-        do throws(TraceError) { try writer.interruption(interruption) } catch {
-            throw .trace(error)
-        }
+        do throws(TraceError) {
+            if interruption.landmark != nil { try writer.world(.acknowledge) }
+            try writer.interruption(interruption)
+        } catch { throw .trace(error) }
         return true
+    }
+
+    /// Records it in the world stream.
+    public mutating func arrival(_ event: WorldEvent) throws(ExecutionError) {
+        do throws(TraceError) {
+            switch event {
+            case .clock(let time), .wake(let time), .kick(let time):
+                try writer.world(event.kind, microseconds: time)
+            case .acknowledge: try writer.world(.acknowledge)
+            case .input(let bytes): try writer.worldInput(bytes)
+            }
+        } catch { throw .trace(error) }
     }
 }
 

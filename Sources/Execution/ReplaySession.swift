@@ -9,6 +9,8 @@ public struct ReplayOptions: Sendable {
     public var until: UInt64?
     /// Replays on a host whose behaviour differs from the recording's.
     public var isForced = false
+    /// The host CPU that the guest runs on; nil: the recording's, where this host has it.
+    public var cpu: Int?
 
     /// To the end, on a host that matches.
     public init() {}
@@ -62,21 +64,8 @@ public struct ReplaySession: ~Copyable {
         host: borrowing Host, reader: TraceReader, options: ReplayOptions = ReplayOptions()
     ) throws(ExecutionError) {
         let differences = host.probe.facts.behavioursThatDiffer(from: reader.header.hostFacts)
-        if !options.isForced, !differences.isEmpty {
-            throw .cannotReplay(Self.refusal(differences, reader.path))
-        }
-        let plan = try Self.plan(reader)
-        let machine = try GuestMachine(
-            hypervisor: host.hypervisor, plan: plan, cpuid: reader.header.requestedCPUID,
-            rewriting: Rewriting(reader.header),
-            msrFilter: MSRFilterProperty.ranges(reader.header.machine))
-        if !options.isForced,
-            let leaf = Self.firstDifference(reader.header.observedCPUID, machine.observedCPUID)
-        {
-            throw .cannotReplay(
-                "\(reader.path): CPUID leaf 0x\(String(leaf, radix: 16)) shows guests something "
-                    + "else here than where it was recorded (--force replays anyway)")
-        }
+        let machine = try GuestMachine.replaying(
+            reader, host: host, isForced: options.isForced, differences: differences)
         let cursor = try trace { () throws(TraceError) in try reader.tape() }
         let tape = try Tape(
             cursor, file: reader.path, registers: machine.registers,
@@ -89,34 +78,6 @@ public struct ReplaySession: ~Copyable {
         hostDifferences = differences
     }
 
-    private static func refusal(_ differences: [HostFacts.Difference], _ path: String) -> String {
-        let shown = differences.prefix(3).map {
-            "\($0.name) is \($0.here) here and \($0.there) there"
-        }
-        let more = differences.count > 3 ? " and \(differences.count - 3) more" : ""
-        return "\(path): recorded on a host that behaves differently: "
-            + shown.joined(separator: "; ") + more + " (--force replays anyway)"
-    }
-
-    private static func plan(_ reader: TraceReader) throws(ExecutionError) -> LoadPlan {
-        let images = reader.header.images
-        guard !images.isEmpty else {
-            throw .cannotReplay(
-                "\(reader.path): the trace holds no guest image, and cannot be replayed without")
-        }
-        var records: [GuestImageRecord] = []
-        for (index, image) in images.enumerated() {
-            let bytes = try trace { () throws(TraceError) in try reader.imageBytes(index) }
-            records.append(
-                GuestImageRecord(
-                    name: image.name, kind: image.kind, bytes: bytes,
-                    properties: image.properties.map { .init(key: $0.key, value: $0.value) }))
-        }
-        do throws(GuestError) { return try LoadPlan(records: records) } catch {
-            throw .cannotReplay("\(reader.path): \(error)")
-        }
-    }
-
     /// Replays until the tape ends, something differs, or somebody asks for an end.
     public consuming func run(
         _ callbacks: SessionCallbacks
@@ -125,7 +86,7 @@ public struct ReplaySession: ~Copyable {
         let limit = options.until.map { $0 == .max ? .max : $0 + 1 } ?? .max
         let report = try machine.runSupervised(
             behaviour: behaviour, exitLimit: limit,
-            cpu: try VCPUPlacement.choose(as: reader.header), stop: stop,
+            cpu: try VCPUPlacement.choose(options.cpu, as: reader.header), stop: stop,
             supervision: Supervisor.Configuration(), callbacks: callbacks, side: &side)
         var verified = report.exitCount
         let verdict: ReplayOutcome.Verdict
@@ -204,9 +165,7 @@ public struct ReplaySession: ~Copyable {
                 "this host behaves differently: \(difference.name) is "
                     + "\(difference.here) here and \(difference.there) in the recording")
         }
-        if let leaf = Self.firstDifference(
-            reader.header.observedCPUID, machine.observedCPUID)
-        {
+        if let leaf = machine.firstDifferentCPUIDLeaf(from: reader.header) {
             causes.append(
                 "CPUID leaf 0x\(String(leaf, radix: 16)) shows the guest something else here")
         }
@@ -239,12 +198,5 @@ public struct ReplaySession: ~Copyable {
             at: GuestVirtualAddress(end &- history), count: Int(history))
         guard code.count == Int(history) else { return [] }
         return HiddenInputs.suspects(in: code, endingAt: end, system: system)
-    }
-
-    /// The first leaf in which two tables differ, nil where they are equal.
-    private static func firstDifference(_ a: [CPUIDEntry], _ b: [CPUIDEntry]) -> UInt32? {
-        for (mine, theirs) in zip(a, b) where mine != theirs { return mine.function }
-        guard a.count != b.count else { return nil }
-        return (a.count > b.count ? a : b)[min(a.count, b.count)].function
     }
 }

@@ -37,12 +37,18 @@ public protocol RunListener: ~Copyable {
 
     /// An interrupt is about to be injected at the exit before.
     mutating func interruption(_ interruption: Interruption) throws(ExecutionError) -> Bool
+
+    /// The world took something from outside, beside what the guest gets of it.
+    mutating func arrival(_ event: WorldEvent) throws(ExecutionError)
 }
 
 extension RunListener where Self: ~Copyable {
     /// Somebody does.
     @inline(__always)
     public static var isListening: Bool { true }
+
+    /// Not listened to.
+    public mutating func arrival(_ event: WorldEvent) throws(ExecutionError) {}
 }
 
 /// Nobody listens: `vmtape run`.

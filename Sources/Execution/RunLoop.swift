@@ -24,7 +24,7 @@ public enum LoopOutcome: Equatable, Sendable {
 /// Nothing is allocated per exit.
 public struct RunLoop: ~Copyable {
     /// Exits made so far; the next one has this number.
-    public private(set) var exitCount: UInt64 = 0
+    public internal(set) var exitCount: UInt64 = 0
     /// The last exit that nobody answers: with it the guest stops.
     public internal(set) var unansweredExit: Exit?
     /// The last exit that is neither a port access nor one to device memory.
@@ -41,12 +41,20 @@ public struct RunLoop: ~Copyable {
     /// Where a breakpoint stands for the tape's next rewriting.
     var watched: GuestVirtualAddress?
     let stop: StopRequest
+    /// KVM counts ring 0's instructions here.
+    let hasCounter: Bool
+    /// Ring 3 is stopped as ``Ring3Stops`` has it; elsewhere as ring 0 is.
+    let usesRing3Stops: Bool
+    /// Hardware breakpoints stop ring 3 as they stop ring 0.
+    let breaksRing3: Bool
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
     /// The timer runs.
     var isKickArmed = false
     /// Places refused since the last interrupt in mid-flight.
     var attempts = 0
+    /// The machine has a local APIC, which is the world's; its task priority is CR8 too.
+    var hasLocalAPIC = false
 
     /// Makes a loop.
     ///
@@ -60,6 +68,9 @@ public struct RunLoop: ~Copyable {
         stop: StopRequest
     ) {
         finder = InstructionFinder(behaviour)
+        hasCounter = behaviour.instructionCounter != .no
+        breaksRing3 = behaviour.breakpointRing3 == .yes
+        usesRing3Stops = behaviour.exceptionStopsRing3 == .yes
         self.exitLimit = exitLimit
         self.traps = traps
         self.stop = stop
@@ -90,6 +101,7 @@ public struct RunLoop: ~Copyable {
                 if let reason = stop.reason, stop.isInsistent {
                     return .stopped(reason, isInMidFlight: true)
                 }
+                try synchroniseAPIC(cpu, &side)
                 if isKickArmed, let outcome = try takeKick(&cpu, &side, memory: memory) {
                     return outcome
                 }
@@ -119,15 +131,27 @@ public struct RunLoop: ~Copyable {
         }
     }
 
+    /// Tells the world's local APIC what the CPU holds of it.
+    @inline(__always)
+    private func synchroniseAPIC<CPU, Side>(
+        _ cpu: borrowing CPU, _ side: inout Side
+    ) throws(ExecutionError)
+    where CPU: Processor & ~Copyable, Side: World & ~Copyable {
+        guard hasLocalAPIC else { return }
+        try side.processorHolds(
+            taskPriorityClass: cpu.taskPriorityClass, apicBase: cpu.apicBase)
+    }
+
     /// Everything that one exit asks for; nil: the guest runs on.
     @inline(__always)
-    private mutating func take<CPU, Side>(
+    mutating func take<CPU, Side>(
         _ step: RunStep, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var goesOn: Bool
         var natural: Ending?
+        try synchroniseAPIC(cpu, &side)
         switch step {
         case .io(let io):
             goesOn = try handle(
@@ -217,13 +241,25 @@ public struct RunLoop: ~Copyable {
     /// would come in the middle of an instruction. That may take further exits, which are
     /// ordinary ones, and the same without an interrupt.
     @inline(never)
-    private mutating func deliver<CPU, Side>(
+    mutating func deliver<CPU, Side>(
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        if let landmark = try side.landmark() {
-            return try reach(landmark, &cpu, &side, memory: memory)
+        if try side.landmark() == nil,
+            let outcome = try deliverAtExit(&cpu, &side, memory: memory)
+        {
+            return outcome
         }
+        // An interrupt in mid-flight may come first, or follow before the next exit.
+        guard let landmark = try side.landmark() else { return nil }
+        return try reach(landmark, &cpu, &side, memory: memory)
+    }
+
+    /// The part of ``deliver(_:_:memory:)`` that stays at the exit.
+    mutating func deliverAtExit<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         // An exception that is on its way is delivered first; the interrupt comes at a later exit.
         guard exitCount != exceptionCount else { return nil }
         // SAFETY: the page's registers do not change before the next run.
@@ -243,24 +279,44 @@ public struct RunLoop: ~Copyable {
                 return outcome
             }
         }
-        guard cpu.isReadyForInterrupt, try side.hasInterrupt() else { return nil }
+        guard cpu.isReadyForInterrupt, try side.hasInterrupt(), try side.landmark() == nil else {
+            return nil
+        }
         let vector = try side.acknowledgeInterrupt()
         guard try side.interruption(Interruption(.external, vector: vector)) else {
             return .endedByListener
         }
         do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
-        // An interrupt in mid-flight may follow before the next exit.
-        if let landmark = try side.landmark() {
-            return try reach(landmark, &cpu, &side, memory: memory)
-        }
         // A tape may end here: the guest never exited again, or the recorder was killed.
         return try outcome(&side, natural: nil, canWake: false, memory: memory)
+    }
+
+    /// What of the loop belongs to a place in the run.
+    struct Place: Sendable {
+        var exitCount: UInt64
+        fileprivate var exceptionCount: UInt64
+        /// What was found of the instructions at its sites.
+        fileprivate(set) var sites: InstructionFinder.Memory
+    }
+
+    /// Where the loop stands: to be set only together with CPU, memory and world.
+    var place: Place {
+        get {
+            Place(
+                exitCount: exitCount, exceptionCount: exceptionCount, sites: finder.memory)
+        }
+        set {
+            exitCount = newValue.exitCount
+            exceptionCount = newValue.exceptionCount
+            finder.memory = newValue.sites
+            unansweredExit = nil
+        }
     }
 
     /// How an exit ends a run where nothing can wake or rescue the CPU; nil if it can be answered.
     private static func naturalEnding(_ exit: Exit) -> Ending? {
         switch exit {
-        case .io, .mmio, .rdmsr, .wrmsr: nil
+        case .io, .mmio, .rdmsr, .wrmsr, .setTPR: nil
         case .hlt: Ending(.halted)
         case .shutdown: Ending(.shutdown)
         case .internalError: Ending(.internalError)

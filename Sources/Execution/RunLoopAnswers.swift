@@ -94,8 +94,26 @@ extension RunLoop {
             try unsafe side.memoryRead(mmio.address, into: bytes)
             return try unsafe side.answer(.mmio, UnsafeRawBufferPointer(bytes))
         }
-        if !mmio.isWrite { cpu.mmioValue = value }
+        if mmio.isWrite {
+            if hasLocalAPIC { linkTaskPriority(mmio, value, &cpu) }
+        } else {
+            cpu.mmioValue = value
+        }
         return isAnswered
+    }
+
+    /// The task priority register and CR8 are one register of the CPU: what is written to the first
+    /// shows in the second (Intel SDM vol. 3, 12.8.6.1). A rule of the CPU's own, and so the same on
+    /// replay, where there is no APIC.
+    @inline(never)
+    private func linkTaskPriority<CPU: Processor & ~Copyable>(
+        _ mmio: MMIO, _ value: UInt64, _ cpu: inout CPU
+    ) {
+        let base = cpu.apicBase
+        guard base >> 11 & 1 != 0, mmio.size >= 4,
+            mmio.address.rawValue == base & 0x000F_FFFF_FFFF_F000 | 0x80
+        else { return }
+        cpu.taskPriorityClass = value >> 4 & 15
     }
 
     /// Puts system registers on the page in a run that nobody listens to, where an exit needs them.
@@ -134,6 +152,11 @@ extension RunLoop {
             let isTaken = try side.writeMSR(access.index, access.value)
             cpu.answerMSR(0, fault: !isTaken)
             return try answerMSR(isTaken ? 0 : nil, &side)
+        case .setTPR:
+            // CR8 was lowered, on hosts that tell of it; nobody answers.
+            return try unsafe side.exit(
+                .plain(.setTPR), flags: [], rewind: 0, registers: registers, system: system,
+                entered: entered, returned: returned)
         default:
             unansweredExit = other
             return try unsafe reportUnanswered(

@@ -16,6 +16,8 @@ public struct Tape: World, RunListener, ~Copyable {
     private var exitCount: UInt64 = 0
     /// Where rows of what really happens are encoded.
     private let row: UnsafeMutableRawPointer
+    /// Rows passed since the last exit row, which is one of them; since the start before the first.
+    private var rowsSinceExit = 0
     /// What happened instead of what was recorded, once the two part.
     public private(set) var mismatch: TapeMismatch?
     /// The landmark that was not found, once one is not.
@@ -47,10 +49,64 @@ public struct Tape: World, RunListener, ~Copyable {
         unsafe row.deallocate()
     }
 
+    /// Takes a tape up again at a place where it was before.
+    ///
+    /// - Parameter cursor: from ``Place/firstExit`` on.
+    /// - Throws: where the trace does not hold that place.
+    init(
+        _ cursor: consuming TapeCursor, file: String, at place: Place, progress: ReplayProgress
+    ) throws(ExecutionError) {
+        self.progress = progress
+        encoder = RowEncoder(vCPUCount: 1)
+        encoder.setSnapshot(registers: place.registers, system: place.system)
+        // SAFETY: owned by self, freed in deinit, as long as the longest row.
+        unsafe row = .allocate(byteCount: RowEncoder.maximumRowBytes, alignment: 16)
+        self.cursor = cursor
+        exitCount = place.exitCount
+        var left = place.rowsSinceExit
+        while left > 0 {
+            guard let passed = try unsafe next() else {
+                throw .cannotReplay(
+                    "\(file): the trace ends before a place at which it was read before "
+                        + "(exit \(place.firstExit)); it was changed meanwhile")
+            }
+            // The start comes before the first exit, and is not counted after it.
+            let isCounted = unsafe place.exitCount == 0 || passed.kind != .start
+            if isCounted { left -= 1 }
+        }
+        rowsSinceExit = place.rowsSinceExit
+        progress.set(exitCount)
+    }
+
+    /// A place on a tape between two rows, to come back to. Places of one tape are compared.
+    struct Place: Equatable, Sendable {
+        static func == (a: Self, b: Self) -> Bool {
+            a.exitCount == b.exitCount && a.rowsSinceExit == b.rowsSinceExit
+        }
+
+        var exitCount: UInt64
+        fileprivate var rowsSinceExit: Int
+        // What rows are encoded relative to.
+        fileprivate var registers: GeneralRegisters
+        fileprivate var system: SystemRegisters
+
+        /// The exit from which on a cursor finds it: what follows an exit is found from it on.
+        var firstExit: UInt64 { exitCount == 0 ? 0 : exitCount - 1 }
+    }
+
+    /// Where the tape stands.
+    var place: Place {
+        let snapshot = encoder.snapshot()
+        return Place(
+            exitCount: exitCount, rowsSinceExit: rowsSinceExit, registers: snapshot.registers,
+            system: snapshot.system)
+    }
+
     /// Compares the row that was just encoded with the next one on the tape.
     private mutating func compare(
         _ length: Int
     ) throws(ExecutionError) -> Bool {
+        rowsSinceExit += 1
         // SAFETY: the tape's row is valid until the next call; ours has `length` bytes.
         guard let expected = try unsafe next() else {
             mismatch = TapeMismatch(
@@ -94,6 +150,7 @@ public struct Tape: World, RunListener, ~Copyable {
             detail, flags: flags, rewind: rewind, registers: registers, system: system, into: row)
         guard try compare(length) else { return false }
         exitCount += 1
+        rowsSinceExit = 1
         progress.set(exitCount)
         return true
     }

@@ -10,7 +10,7 @@ extension TraceHeader {
         recording: RecordSession.Recording, cpu: Int, configuration: LiveConfiguration,
         rewriting: Rewriting, msrFilter: [MSRFilterRange], host: HostFacts,
         requestedCPUID: [CPUIDEntry], observedCPUID: [CPUIDEntry],
-        devices: [Devices.DeviceDescription]
+        devices: borrowing DeviceSet
     ) {
         let plan = configuration.plan
         var observed = recording.observed
@@ -18,7 +18,7 @@ extension TraceHeader {
         self.init(
             machine: MachineDescription(
                 ramBytes: plan.ram.lengthInBytes,
-                devices: devices.map {
+                devices: devices.descriptions.map {
                     Trace.DeviceDescription(
                         name: $0.name, base: $0.base,
                         interrupt: $0.irq.map { "irq \($0)" } ?? "", configuration: $0.options)
@@ -35,15 +35,21 @@ extension TraceHeader {
                                 ? "at exits, or in mid-flight where the guest stalls" : "at exits"),
                     Property("completions", configuration.completesInstructions ? "on" : "off"),
                     Property(MSRFilterProperty.key, MSRFilterProperty.text(msrFilter)),
-                ] + rewriting.properties),
+                ] + devices.properties.map { Property($0.key, $0.value) }
+                    + rewriting.properties),
             requestedCPUID: requestedCPUID, observedCPUID: observedCPUID, hostFacts: host,
-            images: plan.records.map { record in
-                ImageRecord(
-                    name: record.name, kind: record.kind, bytes: record.bytes,
-                    properties: record.properties.map { Property($0.key, $0.value) })
-            },
+            images: plan.records.map { ImageRecord($0) },
             commandLine: plan.records.first?["command-line"] ?? "",
             rewrittenSites: rewriting.sites,
             observed: recording.hasTiming ? observed : nil)
+    }
+}
+
+extension ImageRecord {
+    /// An image as a load knows it.
+    init(_ record: GuestImageRecord) {
+        self.init(
+            name: record.name, kind: record.kind, bytes: record.bytes,
+            properties: record.properties.map { Property($0.key, $0.value) })
     }
 }

@@ -30,8 +30,12 @@ enum VCPUPlacement {
         }
     }
 
-    /// The CPU of a recording, where this host has it; else as a recording without observed facts.
-    static func choose(as header: TraceHeader) throws(ExecutionError) -> Int {
+    /// The CPU that was asked for; else that of a recording, where this host has it; else as a
+    /// recording without observed facts.
+    static func choose(
+        _ wanted: Int?, as header: TraceHeader
+    ) throws(ExecutionError) -> Int {
+        if let wanted { return try choose(wanted) }
         let recorded = header.observed?.properties.first { $0.key == property }
         let allowed = try kvm { () throws(KVMError) in try HostThread.allowedCPUs() }
         if let recorded, let cpu = Int(recorded.value), allowed.contains(cpu) { return cpu }

@@ -96,6 +96,12 @@ public protocol World: ~Copyable {
     /// - Returns: what is to be done; nil: the instruction is not completed.
     mutating func changesToMake(_ carriedOut: [Change]?) throws(ExecutionError) -> [Change]?
 
+    /// What the CPU holds of its local APIC, as of an exit: CR8 and IA32_APIC_BASE, which the guest
+    /// changes without one. Told only where the machine has a local APIC.
+    mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError)
+
     /// Whether an interrupt waits for the CPU to take it.
     mutating func hasInterrupt() throws(ExecutionError) -> Bool
 
@@ -132,12 +138,40 @@ public protocol World: ~Copyable {
     /// Where the instruction stands that is rewritten before the next exit, as it is about to be
     /// executed; nil: there is none, or none is known.
     mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress?
+
+    /// Whether something came from outside that no listener was told of.
+    var hasArrivals: Bool { get }
+
+    /// Tells a listener what came from outside since the last call.
+    mutating func tellArrivals<Listener: RunListener & ~Copyable>(
+        _ listener: inout Listener
+    ) throws(ExecutionError)
 }
 
 extension World where Self: ~Copyable {
     /// None is known.
     @inline(__always)
     public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? { nil }
+}
+
+/// A world without a local APIC.
+extension World where Self: ~Copyable {
+    /// Nothing comes of it.
+    @inline(__always)
+    public mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError) {}
+}
+
+/// A world to which nothing comes but what the guest gets of it.
+extension World where Self: ~Copyable {
+    /// No.
+    @inline(__always)
+    public var hasArrivals: Bool { false }
+    /// Nothing.
+    public mutating func tellArrivals<Listener: RunListener & ~Copyable>(
+        _ listener: inout Listener
+    ) throws(ExecutionError) {}
 }
 
 /// A world that interrupts at exits only.

@@ -57,6 +57,13 @@ struct BootArea {
         throw noRoom(length, purpose)
     }
 
+    /// Takes a range if all of it is free RAM; nil if not.
+    mutating func take(_ range: Range<UInt64>) -> UInt64? {
+        guard range.upperBound <= layout.lowLength, obstacle(range) == nil else { return nil }
+        occupied.append(range)
+        return range.lowerBound
+    }
+
     private func obstacle(_ range: Range<UInt64>) -> Range<UInt64>? {
         occupied.first { $0.overlaps(range) }
     }

@@ -24,6 +24,7 @@ extension LoadPlan {
             && elf.segments.contains { entry >= $0.physical && entry < $0.physicalEnd }
         guard isLinked || isPhysical else { throw outside(entry) }
         var area = area(for: elf, hidden)
+        placeSystemTables(in: &area)
         let tablesAddress = try place(tables, in: &area)
         let descriptors = try placeDescriptors(in: &area, is64Bit: true)
         start(
@@ -36,6 +37,7 @@ extension LoadPlan {
         let elf = try placeELF(is64Bit: false)
         let entry = try physicalEntry(elf, options.entry ?? elf.entry)
         var area = area(for: elf, [])
+        placeSystemTables(in: &area)
         let descriptors = try placeDescriptors(in: &area, is64Bit: false)
         start(
             .protected(entry: entry, descriptors: descriptors),

@@ -16,6 +16,7 @@ extension LoadPlan {
                 "the entry \(hex(entry)) is beyond the 1 MiB that real mode reaches")
         }
         var area = flatArea(at: load)
+        placeSystemTables(in: &area)
         start(.real(entry: entry), commandLine: try placeCommandLine(in: &area))
     }
 
@@ -29,6 +30,7 @@ extension LoadPlan {
                 "the entry \(hex(entry)) is beyond the 4 GiB that are mapped")
         }
         var area = flatArea(at: load)
+        placeSystemTables(in: &area)
         let tables: PageTables
         do { tables = try PageTables() } catch { throw self.error(error) }
         let tablesAddress = try place(tables, in: &area)

@@ -25,6 +25,10 @@ public struct GuestError: Error, Equatable, Sendable, CustomStringConvertible {
         case noMemory
         /// A record of a trace does not describe a load.
         case badRecord
+        /// A file that is to be written is there already.
+        case exists
+        /// A file cannot be written.
+        case unwritable
     }
 
     /// The kind of trouble.

@@ -26,7 +26,7 @@ public struct GuestImageRecord: Equatable, Sendable {
     /// The file's bytes as read.
     public var bytes: [UInt8]
     /// How it was loaded, in a fixed order. Of an image: `loader`, `ram`, then `load`, `entry`,
-    /// `command-line` where given. Of a module: `command-line` where given.
+    /// `tables`, `command-line` where given. Of a module: `command-line` where given.
     public var properties: [Property]
 
     /// Makes a record, as read from a trace.
@@ -53,6 +53,9 @@ public struct GuestImageRecord: Equatable, Sendable {
         if let entry = options.entry {
             properties.append(Property(key: "entry", value: hex(entry)))
         }
+        if let tables = options.tables, kind != .firmware {
+            properties.append(Property(key: "tables", value: tables.rawValue))
+        }
         func line(_ text: String) -> [Property] {
             text.isEmpty ? [] : [Property(key: "command-line", value: text)]
         }
@@ -65,6 +68,16 @@ public struct GuestImageRecord: Equatable, Sendable {
                     name: $0.file.name, kind: moduleKind, bytes: $0.file.bytes,
                     properties: line($0.commandLine))
             }
+    }
+
+    /// The tables that were made.
+    func tables() throws(GuestError) -> SystemTables? {
+        guard let text = self["tables"] else { return nil }
+        guard let tables = SystemTables(rawValue: text) else {
+            throw GuestError(
+                .badRecord, name, "its record names the unknown system tables \(text)")
+        }
+        return tables
     }
 
     /// A numeric property; nil where it is not there.
@@ -104,6 +117,7 @@ extension LoadPlan {
         var options = LoadOptions(
             kind: kind, loadAddress: try image.number("load"), entry: try image.number("entry"),
             commandLine: image["command-line"] ?? "")
+        options.tables = try image.tables()
         for module in records.dropFirst() {
             guard module.kind == GuestImageRecord.moduleKind else {
                 throw GuestError(

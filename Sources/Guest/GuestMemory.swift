@@ -31,8 +31,12 @@ public struct GuestMemory: ~Copyable {
     /// The pieces in ascending order of guest-physical address: RAM below 3 GiB, ROM, RAM from
     /// 4 GiB on.
     public let regions: [Region]
+    /// How the pages of all regions are numbered without gaps.
+    public let pageSlots: PageSlots
     /// The mappings to give back: (address, length).
     private let mappings: [(UnsafeMutableRawPointer, Int)]
+    /// Pages that were written through this value; see ``moveWrittenPages(into:)``.
+    private let written: UnsafeMutablePointer<UInt64>
 
     /// Maps zeroed memory: RAM as `layout` says and a ROM of `romLengthInBytes` that ends at 4 GiB.
     ///
@@ -77,10 +81,16 @@ public struct GuestMemory: ~Copyable {
         }
         self.layout = layout
         self.regions = regions
+        pageSlots = PageSlots(regions)
         unsafe self.mappings = unsafe mappings
+        // SAFETY: as many words as there are page slots; freed in deinit.
+        unsafe written = .allocate(capacity: pageSlots.wordCount)
+        unsafe written.initialize(repeating: 0, count: pageSlots.wordCount)
     }
 
     deinit {
+        // SAFETY: allocated by init, and freed only here.
+        unsafe written.deallocate()
         for index in unsafe 0..<mappings.count {
             // SAFETY: mapped by init with this length, and unmapped only here.
             unsafe munmap(mappings[index].0, mappings[index].1)
@@ -161,6 +171,7 @@ public struct GuestMemory: ~Copyable {
             throw outside(address, bytes.count)
         }
         unsafe target.copyMemory(from: source, byteCount: bytes.count)
+        markWritten(address, count: bytes.count)
     }
 
     /// Copies an array into guest memory from `address` on; ROM is written too.
@@ -177,6 +188,35 @@ public struct GuestMemory: ~Copyable {
         unsafe bytes.withUnsafeBytes { source in
             unsafe UnsafeMutableRawBufferPointer(start: target, count: source.count)
                 .copyMemory(from: source)
+        }
+        markWritten(address, count: bytes.count)
+    }
+
+    /// Notes a write of this process, which KVM's dirty log does not see; the range lies in one
+    /// region.
+    public func markWritten(_ address: GuestPhysicalAddress, count: Int) {
+        guard count > 0, let first = pageSlots.slot(ofPage: address.rawValue / 4096),
+            let last = pageSlots.slot(ofPage: (address.rawValue + UInt64(count) - 1) / 4096)
+        else { return }
+        for slot in first...max(first, last) {
+            // SAFETY: a slot is below 64 times the word count.
+            unsafe written[slot / 64] |= 1 << UInt64(slot % 64)
+        }
+    }
+
+    /// Adds the pages that were written through this value since the last call to a set of page
+    /// slots, and forgets them. What the guest's CPU and devices with a pointer of their own write
+    /// is not among them.
+    ///
+    /// - Parameter set: one bit a slot, ``PageSlots/wordCount`` words.
+    public func moveWrittenPages(into set: inout [UInt64]) {
+        precondition(set.count == pageSlots.wordCount)
+        for word in set.indices {
+            // SAFETY: there are as many words.
+            let bits = unsafe written[word]
+            guard bits != 0 else { continue }
+            set[word] |= bits
+            unsafe written[word] = 0
         }
     }
 

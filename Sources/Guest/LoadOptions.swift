@@ -11,17 +11,20 @@ public struct LoadOptions: Equatable, Sendable {
     public var commandLine: String
     /// Multiboot modules, in their order.
     public var modules: [GuestModule]
+    /// Tables for a kernel to find its machine by. Not looked at for firmware, which makes its own.
+    public var tables: SystemTables?
 
     /// Makes options; the defaults leave everything to the image.
     public init(
         kind: GuestKind? = nil, loadAddress: UInt64? = nil, entry: UInt64? = nil,
-        commandLine: String = "", modules: [GuestModule] = []
+        commandLine: String = "", modules: [GuestModule] = [], tables: SystemTables? = nil
     ) {
         self.kind = kind
         self.loadAddress = loadAddress
         self.entry = entry
         self.commandLine = commandLine
         self.modules = modules
+        self.tables = tables
     }
 }
 

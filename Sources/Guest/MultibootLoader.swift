@@ -43,6 +43,7 @@ extension LoadPlan {
         }
         var area = BootArea(
             layout: ram, occupied: segments.map { $0.physical..<$0.physicalEnd }, name: name)
+        placeSystemTables(in: &area)
         let imageEnd = segments.map(\.physicalEnd).max() ?? 0
         var information = MultibootInformation(ram: ram, commandLine: options.commandLine)
         for module in options.modules {

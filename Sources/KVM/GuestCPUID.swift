@@ -49,6 +49,15 @@ public enum GuestCPUID {
         0x8000_001F, 0x8000_0020, 0x8000_0022,
     ]
 
+    /// The table with the local APIC's TSC-deadline timer shown (leaf 1, ECX bit 24).
+    public static func showingTimerDeadline(_ table: [CPUIDEntry]) -> [CPUIDEntry] {
+        table.map { entry in
+            var entry = entry
+            if entry.function == 1 { entry.ecx |= bit(24) }
+            return entry
+        }
+    }
+
     /// The table to ask KVM for, in the order of the table it is made from.
     ///
     /// - Parameter supported: ``Hypervisor/supportedCPUID()``.

@@ -157,6 +157,20 @@ public struct PendingCPU: ~Copyable {
             "KVM_GET_SREGS")
     }
 
+    /// Makes the run page show the CPU as it stands, after its state was written by requests
+    /// (KVM_RUN under `immediate_exit`): registers, and whether an interrupt would be taken. Nothing
+    /// may be pending.
+    public mutating func refreshPage() throws(KVMError) {
+        let run = unsafe core.page.run
+        unsafe ckvm_set_immediate_exit(run, 1)
+        let result = unsafe enter(run)
+        unsafe ckvm_kick_restore(core.mapping.kick)
+        guard result != 0, try !isFault(result) else {
+            throw .malformed("an exit of a vCPU of which nothing is pending")
+        }
+        clearInterruptBitmap()
+    }
+
     // MARK: What the page says
 
     // Of what the CPU was not asked to synchronise, the page holds nothing of use.
@@ -195,8 +209,15 @@ public struct PendingCPU: ~Copyable {
     /// The run page's `flags`: KVM_RUN_X86_SMM (bit 0), _BUS_LOCK (bit 1).
     public var flags: UInt16 { unsafe ckvm_run_flags(core.page.run) }
 
-    /// CR8 as the run page has it.
-    public var cr8: UInt64 { unsafe ckvm_run_cr8(core.page.run) }
+    /// CR8 as of the last exit. Without an interrupt controller in the kernel every run takes it
+    /// from here, so that what is written is what the guest sees (`kvm_run.cr8`).
+    public var cr8: UInt64 {
+        get { unsafe ckvm_run_cr8(core.page.run) }
+        nonmutating set { unsafe ckvm_set_cr8(core.page.run, newValue) }
+    }
+
+    /// IA32_APIC_BASE as of the last exit (`kvm_run.apic_base`).
+    public var apicBase: UInt64 { unsafe ckvm_run_apic_base(core.page.run) }
 
     /// The 256 bytes of payload of the last exit, whatever its reason.
     public func withPayload<Result, Failure: Error>(
@@ -307,6 +328,25 @@ public struct PendingCPU: ~Copyable {
     public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
         precondition(!debug.singleStep, "a vCPU is stepped that is not settled")
         try core.setGuestDebug(debug)
+    }
+
+    /// Puts the interrupt descriptor table out of force, or back (KVM_SET_SREGS, its limit alone).
+    ///
+    /// Allowed while an access waits for its answer: what finishes the access reads none of these
+    /// registers (measured on KVM without hardware virtualization, the only user of this).
+    ///
+    /// - Returns: The limit that was in force.
+    public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 {
+        var system = SystemRegisters()
+        try KVMError.check(
+            unsafe ckvm_get_sregs(core.descriptor.number, &system), "KVM_GET_SREGS")
+        let before = system.idt.limit
+        system.idt.limit = limit
+        try KVMError.check(
+            unsafe ckvm_set_sregs(core.descriptor.number, &system), "KVM_SET_SREGS")
+        // SAFETY: the page has room for the registers, and shows those of the last exit.
+        unsafe core.page.systemRegisters.pointee.idt.limit = limit
+        return before
     }
 
     /// Asks for an ``Exit/irqWindowOpen`` as soon as the guest can take an interrupt.

@@ -35,6 +35,9 @@ internal import CElf
         var sizeInMemory: UInt64
     }
 
+    /// EM_*: what machine the code is for.
+    var machine: UInt16 { header.e_machine }
+
     static func isELF(_ bytes: [UInt8]) -> Bool { bytes.starts(with: [0x7F, 0x45, 0x4C, 0x46]) }
 
     init(_ bytes: [UInt8], name: String) throws(SymbolError) {

@@ -18,6 +18,11 @@ public final class SymbolImage {
     private let unusableLines: String?
 
     private let lines: DebugInformation?
+    /// The file, for what is read only when it is asked for; nil for a text of symbols.
+    private let file: ELFFile?
+    /// How to find callers: call frame information, read when first asked for. Most sessions
+    /// never look at a stack.
+    private(set) lazy var callFrames = file.flatMap(CallFrameInformation.init)
     /// Physical ranges that differ from the linked ones, with what leads from them to those.
     private let physicalRanges: [(range: Range<UInt64>, toLinked: UInt64)]
 
@@ -40,6 +45,7 @@ public final class SymbolImage {
         elf bytes: [UInt8], name: String, bias: UInt64, followsLinks: Bool
     ) throws(SymbolError) {
         let file = try ELFFile(bytes, name: name)
+        self.file = file
         self.name = name
         self.bias = bias
         buildID = file.buildID
@@ -72,6 +78,7 @@ public final class SymbolImage {
         symbols = try SymbolMap.read(bytes, file: name)
         physicalRanges = []
         lines = nil
+        file = nil
         unusableLines = nil
     }
 

@@ -26,8 +26,11 @@ public struct SymbolizedAddress: Equatable, Sendable {
     }
 
     /// As ``text``, without parameters and results: for narrow columns.
-    public var shortText: String {
-        withPlace("\(Demangler.abbreviated(linkageName))+\(hexadecimal(offset))")
+    public var shortText: String { withPlace(shortSite) }
+
+    /// As ``site``, without parameters and results.
+    public var shortSite: String {
+        "\(Demangler.abbreviated(linkageName))+\(hexadecimal(offset))"
     }
 
     /// As ``text``, with what was inlined, the innermost first: `kmain+0x12 (io.swift:3, inlined

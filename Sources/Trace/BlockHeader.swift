@@ -171,6 +171,8 @@ struct Prelude: Equatable {
     static let version: UInt16 = 1
     static let architectureX86_64: UInt16 = 1
     static let timingFlag: UInt32 = 1 << 0
+    /// The blocks of events have the columns of the world stream.
+    static let worldFlag: UInt32 = 1 << 16
     /// A reader must know the flags in these bits, and may ignore the others.
     static let mandatoryFlags: UInt32 = 0xFFFF
 
@@ -181,6 +183,7 @@ struct Prelude: Equatable {
     var identity: UInt64
 
     var hasTiming: Bool { flags & Self.timingFlag != 0 }
+    var hasWorldStream: Bool { flags & Self.worldFlag != 0 }
 
     func append(to buffer: inout ByteBuffer) {
         let start = buffer.count

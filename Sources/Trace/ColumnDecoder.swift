@@ -9,12 +9,15 @@ struct RowBuffer: ~Copyable {
     var baseline: [VCPUState] = []
     /// One an exit, in order; empty without timing.
     var times: [ExitTime] = []
+    /// What the world took from outside, in order; empty without a world stream.
+    var world: [WorldEntry] = []
 
     mutating func removeAll() {
         rows.removeAll()
         ends.removeAll(keepingCapacity: true)
         baseline.removeAll(keepingCapacity: true)
         times.removeAll(keepingCapacity: true)
+        world.removeAll(keepingCapacity: true)
     }
 
     /// Row n, valid until the buffer changes.
@@ -34,6 +37,8 @@ struct ColumnDecoder: ~Copyable {
     private var states: [VCPUState] = []
     private var sites: [SiteState] = []
     private var answers: [(form: UInt8, length: UInt16)] = []
+    /// The site of each exit; kept only where there is a world stream.
+    private var exitSites: [UInt16] = []
 
     init() {}
 
@@ -48,6 +53,7 @@ struct ColumnDecoder: ~Copyable {
         try readBaseline(vCPUCount)
         try readTables()
         output.baseline = states
+        exitSites.removeAll(keepingCapacity: true)
         var exits: UInt32 = 0
         for _ in 0..<header.eventCount {
             let first: UInt8 = try columns[Column.kinds].integer()
@@ -97,7 +103,18 @@ struct ColumnDecoder: ~Copyable {
             throw Malformed("the block holds \(exits) exits, its header says \(header.exitCount)")
         }
         if !columns[Column.guestTime].isAtEnd { try readTimes(header, into: &output) }
-        for index in columns.indices where !columns[index].isAtEnd && index < Column.count {
+        if columns.count >= Column.countWithWorld {
+            var worldShapes = columns[Column.worldShapes]
+            var worldTimes = columns[Column.worldTimes]
+            var worldInput = columns[Column.worldInput]
+            try WorldColumnDecoder.decode(
+                shapes: &worldShapes, times: &worldTimes, input: &worldInput,
+                exitSites: exitSites, siteCount: sites.count, into: &output.world)
+            (columns[Column.worldShapes], columns[Column.worldTimes]) = (worldShapes, worldTimes)
+            columns[Column.worldInput] = worldInput
+        }
+        for index in columns.indices
+        where !columns[index].isAtEnd && index < Column.countWithWorld {
             throw Malformed("column \(index) has \(columns[index].remaining) bytes too many")
         }
     }
@@ -106,7 +123,7 @@ struct ColumnDecoder: ~Copyable {
         // SAFETY: the readers check every bound; they are dropped before `decode` returns.
         var reader = unsafe ByteReader(payload, "the columns")
         let count = Int(try reader.integer(UInt32.self))
-        guard count >= Column.count, count <= 1024 else {
+        guard count == Column.count || count >= Column.countWithWorld, count <= 1024 else {
             throw Malformed("a block of \(count) columns")
         }
         columns.removeAll(keepingCapacity: true)
@@ -181,6 +198,7 @@ struct ColumnDecoder: ~Copyable {
         let number = try columns[Column.sites].varint()
         guard number < UInt64(sites.count) else { throw Malformed("site \(number) is not there") }
         let siteIndex = Int(truncatingIfNeeded: number)
+        if columns.count > Column.count { exitSites.append(UInt16(siteIndex)) }
         let site = sites[siteIndex].site
         let shape: UInt8 = try columns[Column.shapes].integer()
         guard shape & ~ExitShape.all == 0 else { throw Malformed("an exit of shape \(shape)") }

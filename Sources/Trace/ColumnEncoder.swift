@@ -12,14 +12,19 @@ struct ColumnEncoder: ~Copyable {
     private var quantiser = TimeQuantiser()
     /// The last column, apart because two columns cannot be changed at once.
     private var longTimes = ByteBuffer(capacity: 64)
+    private let hasWorldStream: Bool
+    private var world = WorldColumnEncoder()
+    /// The site of the block's last exit so far.
+    private var lastSite: Int?
 
     private static let slotCount = 16_384
 
-    init(vCPUCount: Int, timing: TimeBase?) {
+    init(vCPUCount: Int, timing: TimeBase?, hasWorldStream: Bool = false) {
         columns = InlineArray { _ in ByteBuffer(capacity: 4096) }
         states = Array(repeating: VCPUState(), count: vCPUCount)
         siteSlots = Array(repeating: 0, count: Self.slotCount)
         self.timing = timing
+        self.hasWorldStream = hasWorldStream
         sites.reserveCapacity(4096)
         beginBlock()
     }
@@ -28,6 +33,8 @@ struct ColumnEncoder: ~Copyable {
     private mutating func beginBlock() {
         for index in 0..<Column.count { columns[index].removeAll() }
         longTimes.removeAll()
+        world.removeAll()
+        lastSite = nil
         if !sites.isEmpty {
             for index in siteSlots.indices { siteSlots[index] = 0 }
         }
@@ -123,6 +130,8 @@ struct ColumnEncoder: ~Copyable {
                 reason: view.reason, rewind: view.rewind,
                 flags: view.flags & ~ExitRowFlag.systemRegisters))
         columns[Column.sites].append(varint: UInt64(number))
+        if hasWorldStream { closeWorldEvents() }
+        lastSite = number
         let storedMask = view.registerMask & ~RowLayout.ripBit
         if storedMask != sites[number].lastMask {
             shape |= ExitShape.mask
@@ -193,6 +202,13 @@ struct ColumnEncoder: ~Copyable {
             to: &columns[Column.hostTime], long: &longTimes)
     }
 
+    /// Takes in a world event, which belongs to the exit before it.
+    mutating func addWorld(_ row: UnsafeRawBufferPointer) { unsafe world.add(row) }
+
+    private mutating func closeWorldEvents() {
+        if let lastSite { world.close(&sites[lastSite]) } else { world.closeBeginning() }
+    }
+
     /// Nanoseconds from the start of the recording; 0 without timing.
     func sinceOrigin(_ stamp: UInt64) -> UInt64 {
         timing.map { $0.nanoseconds(from: $0.origin, to: stamp) } ?? 0
@@ -203,11 +219,22 @@ struct ColumnEncoder: ~Copyable {
         payload.removeAll()
         // SAFETY: the bytes are copied before the columns change.
         unsafe columns[Column.longTimes].append(longTimes.bytes)
-        payload.append(UInt32(Column.count))
+        payload.append(UInt32(hasWorldStream ? Column.countWithWorld : Column.count))
         for index in 0..<Column.count {
             payload.append(UInt32(truncatingIfNeeded: columns[index].count))
         }
+        if hasWorldStream {
+            closeWorldEvents()
+            for count in [world.shapes.count, world.times.count, world.input.count] {
+                payload.append(UInt32(truncatingIfNeeded: count))
+            }
+        }
         for index in 0..<Column.count { unsafe payload.append(columns[index].bytes) }
+        if hasWorldStream {
+            unsafe payload.append(world.shapes.bytes)
+            unsafe payload.append(world.times.bytes)
+            unsafe payload.append(world.input.bytes)
+        }
         beginBlock()
     }
 }

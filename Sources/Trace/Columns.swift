@@ -40,6 +40,15 @@ enum Column {
     /// Times that do not fit a byte.
     static let longTimes = 34
     static let count = 35
+
+    // In traces with a world stream only:
+    /// Exits whose world events are not what their site had before.
+    static let worldShapes = 35
+    /// Times of world events: differences to the one before.
+    static let worldTimes = 36
+    /// Bytes of console input.
+    static let worldInput = 37
+    static let countWithWorld = 38
 }
 
 /// Bits of the shape column.
@@ -85,4 +94,6 @@ struct SiteState {
     var site: Site
     var lastMask: UInt32 = 0
     var lastAddress: UInt64 = 0
+    /// The site's exit before had a clock value first.
+    var hasClock = false
 }

@@ -16,6 +16,12 @@ enum Limits {
     static let deviceWriteBytes = 64 * 1024
     /// Bytes of the changes in one completion.
     static let completionBytes = 64 * 1024
+    /// Bytes of console input in one world event.
+    static let worldInputBytes = 4096
+    /// At this many bytes of world events, counted like events, a block ends before the next of them.
+    static let worldBlockBytes = 128 * 1024
+    /// So one block never holds more of them (the shortest row is one byte).
+    static let worldBlockEvents = worldBlockBytes / 9 + 1
     /// vCPUs of one machine.
     static let vCPUs = 256
 

@@ -12,11 +12,14 @@ struct SideHeader: Equatable {
     static let magic: UInt64 = 0x0A4C_4941_544D_5689
     static let version: UInt32 = 1
     static let timingFlag: UInt32 = 1
+    static let worldFlag: UInt32 = 2
 
     var slotCount: UInt32
     var slotStride: UInt64
     var vCPUCount: UInt32
     var timing: TimeBase?
+    /// Slots have room for world events.
+    var hasWorldStream: Bool
     var identity: UInt64
     /// The place in the trace of the first block of events.
     var firstSequence: UInt32
@@ -28,7 +31,8 @@ struct SideHeader: Equatable {
         buffer.append(slotCount)
         buffer.append(slotStride)
         buffer.append(vCPUCount)
-        buffer.append(timing == nil ? 0 : Self.timingFlag)
+        buffer.append(
+            (timing == nil ? 0 : Self.timingFlag) | (hasWorldStream ? Self.worldFlag : 0))
         buffer.append(timing?.ticksPerSecond ?? 0)
         buffer.append(timing?.origin ?? 0)
         buffer.append(identity)
@@ -40,11 +44,13 @@ struct SideHeader: Equatable {
     }
 
     init(
-        vCPUCount: Int, timing: TimeBase?, identity: UInt64, firstSequence: UInt32,
-        slotCount: Int
+        vCPUCount: Int, timing: TimeBase?, hasWorldStream: Bool = false, identity: UInt64,
+        firstSequence: UInt32, slotCount: Int
     ) {
         self.slotCount = UInt32(slotCount)
-        self.slotStride = UInt64(SideSlot.stride(vCPUCount: vCPUCount))
+        self.slotStride = UInt64(
+            SideSlot.stride(vCPUCount: vCPUCount, hasWorldStream: hasWorldStream))
+        self.hasWorldStream = hasWorldStream
         self.vCPUCount = UInt32(vCPUCount)
         self.timing = timing
         self.identity = identity
@@ -65,14 +71,19 @@ struct SideHeader: Equatable {
         vCPUCount = unsafe base.get(UInt32.self, at: 24)
         identity = unsafe base.get(UInt64.self, at: 48)
         firstSequence = unsafe base.get(UInt32.self, at: 56)
-        if unsafe base.get(UInt32.self, at: 28) & Self.timingFlag != 0 {
+        let flags = unsafe base.get(UInt32.self, at: 28)
+        hasWorldStream = flags & Self.worldFlag != 0
+        if flags & Self.timingFlag != 0 {
             timing = unsafe TimeBase(
                 ticksPerSecond: base.get(UInt64.self, at: 32),
                 origin: base.get(UInt64.self, at: 40))
         }
         guard slotCount >= 1, slotCount <= 256, timing?.ticksPerSecond != 0, vCPUCount >= 1,
             vCPUCount <= UInt32(Limits.vCPUs),
-            slotStride == UInt64(SideSlot.stride(vCPUCount: Int(vCPUCount)))
+            slotStride
+                == UInt64(
+                    SideSlot.stride(
+                        vCPUCount: Int(vCPUCount), hasWorldStream: hasWorldStream))
         else { return nil }
     }
 
@@ -102,11 +113,19 @@ enum SideSlot {
     static let stampsBit: UInt32 = 1 << 31
 
     /// Frames never take more: rows and overhead up to the hard limit, one more row, the stamps.
-    static let frameBytes =
+    private static let eventFrameBytes =
         Limits.hardBlockBytes + Limits.rowBytes + 16 + Int(Limits.cellExits) * stampBytes
+    /// Nor do frames of world events: the limit, and one more.
+    private static let worldFrameBytes =
+        Limits.worldBlockBytes + frameHeaderBytes + WorldRow.maximumBytes
 
-    static func stride(vCPUCount: Int) -> Int {
-        (framesAt(vCPUCount: vCPUCount) + frameBytes + 4095) & ~4095
+    static func frameBytes(hasWorldStream: Bool) -> Int {
+        eventFrameBytes + (hasWorldStream ? worldFrameBytes : 0)
+    }
+
+    static func stride(vCPUCount: Int, hasWorldStream: Bool = false) -> Int {
+        (framesAt(vCPUCount: vCPUCount) + frameBytes(hasWorldStream: hasWorldStream) + 4095)
+            & ~4095
     }
 
     /// What a frame's check is seeded with, so that bytes of an earlier use do not pass.

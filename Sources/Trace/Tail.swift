@@ -70,7 +70,7 @@ struct Tail: Sendable {
                 slot.isAfterGap = true
             }
             read(&slot, &digests)
-            if slot.eventCount == 0 { break }
+            if slot.frameBytes == 0 { break }
             slots.append(slot)
             ordinal = slot.ordinal + 1
             exit = slot.firstExit + UInt64(slot.exitCount)
@@ -119,6 +119,7 @@ struct Tail: Sendable {
         var result = slot
         var problem: String?
         let vCPUCount = Int(header.vCPUCount)
+        let frameBytes = SideSlot.frameBytes(hasWorldStream: header.hasWorldStream)
         // SAFETY: `openSlot` checked that the whole slot lies in the array; frames check bounds.
         unsafe bytes.withUnsafeBytes { all in
             guard let base = all.baseAddress else { return }
@@ -129,10 +130,9 @@ struct Tail: Sendable {
             while true {
                 guard
                     let frame = unsafe Frame(
-                        frames, count: SideSlot.frameBytes, at: result.frameBytes,
-                        ordinal: slot.ordinal),
-                    let view = try? unsafe RowView(frame.row), Int(view.vCPU) < vCPUCount,
-                    view.kind != .exit || UInt64(result.exitCount) < Limits.cellExits
+                        frames, count: frameBytes, at: result.frameBytes, ordinal: slot.ordinal),
+                    let view = unsafe Self.view(frame.row, vCPUCount: vCPUCount),
+                    view.row?.kind != .exit || UInt64(result.exitCount) < Limits.cellExits
                 else {
                     if UInt64(result.frameBytes) < committed {
                         problem =
@@ -140,6 +140,8 @@ struct Tail: Sendable {
                     }
                     return
                 }
+                defer { result.frameBytes = unsafe frame.end }
+                guard let view = view.row else { continue }
                 if view.kind == .exit {
                     if result.exitCount == 0, let timing = header.timing {
                         result.hostNanoseconds = unsafe timing.nanoseconds(
@@ -149,7 +151,6 @@ struct Tail: Sendable {
                 }
                 result.eventCount += 1
                 unsafe roller.add(frame.row, view)
-                result.frameBytes = unsafe frame.end
             }
         }
         if let problem { damages.append(Damage(nil, problem)) }
@@ -158,6 +159,18 @@ struct Tail: Sendable {
             result.digests = roller.digests
         }
         slot = result
+    }
+
+    /// A frame's row, seen through; its view is nil for a world event. Nil: it is neither.
+    private static func view(
+        _ row: UnsafeRawBufferPointer, vCPUCount: Int
+    ) -> (row: RowView?, isWorld: Bool)? {
+        // SAFETY: both readers check every bound.
+        if unsafe WorldRow.isOne(row) {
+            return (try? unsafe WorldRow.read(row)).map { _ in (nil, true) }
+        }
+        guard let view = try? unsafe RowView(row), Int(view.vCPU) < vCPUCount else { return nil }
+        return (view, false)
     }
 
     /// Puts a slot's rows into `output`.
@@ -182,11 +195,20 @@ struct Tail: Sendable {
             var previous = unsafe start.get(UInt64.self, at: SideSlot.previousReturnedAt)
             let frames = unsafe start + SideSlot.framesAt(vCPUCount: vCPUCount)
             var at = 0
+            var exit = -1
             while at < slot.frameBytes {
                 guard
                     let frame = unsafe Frame(
                         frames, count: slot.frameBytes, at: at, ordinal: slot.ordinal)
                 else { return }
+                at = unsafe frame.end
+                if unsafe WorldRow.isOne(frame.row) {
+                    if let event = try? unsafe WorldRow.read(frame.row) {
+                        output.world.append(WorldEntry(exit: exit, event: event))
+                    }
+                    continue
+                }
+                if let view = try? unsafe RowView(frame.row), view.kind == .exit { exit += 1 }
                 unsafe output.rows.append(frame.row)
                 output.ends.append(UInt32(truncatingIfNeeded: output.rows.count))
                 if unsafe frame.hasStamps, let timing = header.timing {
@@ -200,7 +222,6 @@ struct Tail: Sendable {
                                 from: previous, to: frame.entered)))
                     previous = unsafe frame.returned
                 }
-                at = unsafe frame.end
             }
         }
         if let failure { throw failure }

@@ -47,6 +47,8 @@ public final class TraceReader: Sendable {
     public let identity: UInt64
     /// The trace holds host time.
     public let hasTiming: Bool
+    /// The trace holds a world stream: what its devices took from outside.
+    public let hasWorldStream: Bool
     /// The recording was finished, and index and end are sound.
     public let isComplete: Bool
     /// What was found damaged when the trace was opened; blocks of events were not read then.
@@ -172,6 +174,7 @@ public final class TraceReader: Sendable {
                 "no block of this trace can be read")
         }
         hasTiming = prelude?.hasTiming ?? false
+        hasWorldStream = prelude?.hasWorldStream ?? false
         isComplete = map.isComplete
         self.damages = damages + map.damages
         self.map = map
@@ -346,7 +349,7 @@ public final class TraceReader: Sendable {
         try TapeCursor(self, block: try startBlock(exit), exit: exit)
     }
 
-    private func startBlock(_ exit: UInt64) throws(TraceError) -> Int {
+    func startBlock(_ exit: UInt64) throws(TraceError) -> Int {
         if exit == 0 { return 0 }
         guard let block = block(containing: exit) else {
             throw TraceError(

@@ -12,6 +12,8 @@ public struct TraceOptions: Equatable, Sendable {
     public var timing: TimeBase?
     /// An existing trace, or what an interrupted recording left, may be replaced.
     public var overwrites: Bool
+    /// The trace gets a world stream: ``TraceWriter/world(_:microseconds:)``.
+    public var hasWorldStream = false
     /// The file may not grow beyond this, in bytes: for tests of a full disk.
     var maximumFileBytes: UInt64 = .max
     /// Blocks between the vCPU thread and the writer thread: for tests of waiting.
@@ -84,6 +86,7 @@ public struct TraceWriter: ~Copyable {
     private var used = 0
     /// What counts towards the block's end, and how many events there are.
     private var counted = 0
+    private var worldCounted = 0
     private var slotEvents = 0
     private var previousReturned: UInt64
 
@@ -140,7 +143,8 @@ public struct TraceWriter: ~Copyable {
         progress.set(bytes: blocks.offset)
 
         let sideHeader = SideHeader(
-            vCPUCount: header.machine.vCPUCount, timing: options.timing, identity: identity,
+            vCPUCount: header.machine.vCPUCount, timing: options.timing,
+            hasWorldStream: options.hasWorldStream, identity: identity,
             firstSequence: blocks.sequence, slotCount: options.ringSlots)
         let sidePath = Paths.tail(ofPartial: partial)
         do throws(SystemError) {
@@ -148,7 +152,9 @@ public struct TraceWriter: ~Copyable {
             let ring = try EventRing(side, sideHeader)
             let core = WriterCore(
                 blocks, ring, progress,
-                ColumnEncoder(vCPUCount: header.machine.vCPUCount, timing: options.timing))
+                ColumnEncoder(
+                    vCPUCount: header.machine.vCPUCount, timing: options.timing,
+                    hasWorldStream: options.hasWorldStream))
             let thread = try WorkerThread { core.run() }
             return Parts(progress: progress, ring: ring, core: core, thread: thread)
         } catch {
@@ -254,6 +260,49 @@ public struct TraceWriter: ~Copyable {
         } while begin < data.count
     }
 
+    // MARK: The world stream
+
+    /// Something came from outside: it belongs to the last exit. Ignored in a trace without a world
+    /// stream. Input has bytes: see ``worldInput(_:)``.
+    public mutating func world(
+        _ kind: WorldEvent.Kind, microseconds: UInt64 = 0
+    ) throws(TraceError) {
+        guard options.hasWorldStream, kind != .input else { return }
+        let to = try unsafe prepareWorld()
+        // SAFETY: `prepareWorld` made room for a row.
+        commitWorld(unsafe WorldRow.put(kind, microseconds: microseconds, into: to))
+    }
+
+    /// The serial port took bytes: they belong to the event before, or else to the last exit.
+    /// Ignored in a trace without a world stream.
+    public mutating func worldInput(_ bytes: [UInt8]) throws(TraceError) {
+        guard options.hasWorldStream else { return }
+        var begin = 0
+        while begin < bytes.count {
+            let end = min(begin + Limits.worldInputBytes, bytes.count)
+            let to = try unsafe prepareWorld()
+            // SAFETY: `prepareWorld` made room for a row; the array outlives the call.
+            let length = unsafe bytes.withUnsafeBytes {
+                unsafe WorldRow.put(
+                    input: UnsafeRawBufferPointer(rebasing: $0[begin..<end]), into: to)
+            }
+            commitWorld(length)
+            begin = end
+        }
+    }
+
+    private mutating func prepareWorld() throws(TraceError) -> UnsafeMutableRawPointer {
+        if ring.hasFailed.load(ordering: .relaxed) { throw failure() }
+        if worldCounted >= Limits.worldBlockBytes { try turnOver() }
+        // SAFETY: `worldCounted` is below the limit, so the slot has room for one more frame.
+        return unsafe frames + used + SideSlot.frameHeaderBytes
+    }
+
+    private mutating func commitWorld(_ length: Int) {
+        worldCounted += length + SideSlot.frameHeaderBytes
+        publish(length, hasStamps: false)
+    }
+
     // MARK: The end
 
     /// Records the end, completes the file and gives it its name.
@@ -306,6 +355,15 @@ public struct TraceWriter: ~Copyable {
     /// Makes the row that was written part of the slot.
     @inline(__always)
     private mutating func commit(_ length: Int, hasStamps: Bool = false) {
+        counted += length + Limits.eventOverhead
+        slotEvents += 1
+        eventCount += 1
+        publish(length, hasStamps: hasStamps)
+    }
+
+    /// Adds the frame of a row that lies in its place.
+    @inline(__always)
+    private mutating func publish(_ length: Int, hasStamps: Bool) {
         let stampBytes = hasStamps ? SideSlot.stampBytes : 0
         var word = UInt32(truncatingIfNeeded: length)
         if hasStamps { word |= SideSlot.stampsBit }
@@ -317,9 +375,6 @@ public struct TraceWriter: ~Copyable {
         unsafe frames.put(word, at: used)
         unsafe frames.put(UInt32(truncatingIfNeeded: check), at: used + 4)
         used += SideSlot.frameHeaderBytes + stampBytes + length
-        counted += length + Limits.eventOverhead
-        slotEvents += 1
-        eventCount += 1
         unsafe committed.pointee.store(UInt64(used), ordering: .releasing)
     }
 
@@ -361,6 +416,7 @@ public struct TraceWriter: ~Copyable {
         unsafe frames = slot + SideSlot.framesAt(vCPUCount: ring.vCPUCount)
         used = 0
         counted = 0
+        worldCounted = 0
         slotEvents = 0
     }
 
@@ -422,6 +478,7 @@ public struct TraceWriter: ~Copyable {
         }
         var prelude = Prelude(identity: identity)
         if options.timing != nil { prelude.flags |= Prelude.timingFlag }
+        if options.hasWorldStream { prelude.flags |= Prelude.worldFlag }
         try blocks.prelude(prelude)
         for payload in payloads {
             // SAFETY: the payload outlives the call.

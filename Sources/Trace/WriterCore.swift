@@ -55,9 +55,13 @@ final class WriterCore: @unchecked Sendable {
             UInt64.self, at: SideSlot.previousReturnedAt)
         var offset = 0
         while offset < count {
-            guard let frame = unsafe Frame(frames, count: count, at: offset, ordinal: ordinal),
-                let view = try? unsafe RowView(frame.row)
-            else {
+            let next = unsafe Frame(frames, count: count, at: offset, ordinal: ordinal)
+            if let frame = unsafe next, unsafe WorldRow.isOne(frame.row) {
+                unsafe state.columns.addWorld(frame.row)
+                offset = unsafe frame.end
+                continue
+            }
+            guard let frame = unsafe next, let view = try? unsafe RowView(frame.row) else {
                 throw TraceError(
                     .damaged, file: state.blocks.path,
                     "the side file was changed while recording: do not touch it")

@@ -8,12 +8,12 @@ struct Machine: ~Copyable {
 
     init(
         input: [UInt8] = [], debugConsole: ConsoleOutput.Target? = nil,
-        serialMemoryBase: UInt64? = nil, pc: PCConfiguration? = nil
+        serialMemoryBase: UInt64? = nil, pc: PCConfiguration? = nil, hasAPIC: Bool = false
     ) throws(DeviceError) {
         devices = try DeviceSet(
             .init(
                 serial: .memory, debugConsole: debugConsole, serialMemoryBase: serialMemoryBase,
-                machine: pc == nil ? .bare : .pc, pc: pc ?? PCConfiguration()),
+                machine: pc == nil ? .bare : hasAPIC ? .pcAPIC : .pc, pc: pc ?? PCConfiguration()),
             input: ConsoleInput(bytes: input))
     }
 

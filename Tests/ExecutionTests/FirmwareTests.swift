@@ -5,12 +5,12 @@ import Trace
 /// Firmware of Debian packages, recorded and replayed on real KVM.
 @Suite(.enabled(if: RealKVM.isThere, RealKVM.comment))
 struct FirmwareTests {
-    private static let latest = PCGuest(path: "/usr/share/bochs/BIOS-bochs-latest")
-    private static let legacy = PCGuest(path: "/usr/share/bochs/BIOS-bochs-legacy")
-    private static let sea = PCGuest(path: "/usr/share/seabios/bios.bin")
+    private static let latest = PCGuest.debian("/usr/share/bochs/BIOS-bochs-latest")
+    private static let legacy = PCGuest.debian("/usr/share/bochs/BIOS-bochs-legacy")
+    private static let sea = PCGuest.debian("/usr/share/seabios/bios.bin")
     /// Its FIFO is emptied while it starts, so that the first keys are lost; any stops its countdown.
-    private static let uBoot = PCGuest(
-        path: "/usr/lib/u-boot/qemu-x86/u-boot.rom",
+    private static let uBoot = PCGuest.debian(
+        "/usr/lib/u-boot/qemu-x86/u-boot.rom",
         input: String(repeating: "\r", count: 48) + "version\recho done typing\r")
     private static let virtual = ClockKind.virtual(nanosecondsPerExit: 10_000)
 

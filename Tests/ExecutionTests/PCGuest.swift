@@ -10,13 +10,23 @@ struct PCGuest: CustomTestStringConvertible, Sendable {
     var path: String
     var commandLine = ""
     var input = ""
+    var machine = MachineKind.pc
 
     var testDescription: String { path.split(separator: "/").last.map(String.init) ?? path }
 
     var isThere: Bool { Files.exists(path) }
 
-    static func sample(_ name: String, _ commandLine: String = "", input: String = "") -> PCGuest {
-        PCGuest(path: Files.sample(name), commandLine: commandLine, input: input)
+    static func sample(
+        _ name: String, _ commandLine: String = "", input: String = "",
+        machine: MachineKind = .pc
+    ) -> PCGuest {
+        PCGuest(
+            path: Files.sample(name), commandLine: commandLine, input: input, machine: machine)
+    }
+
+    /// A file of one of Debian's packages, which may not be there.
+    static func debian(_ path: String, input: String = "") -> PCGuest {
+        PCGuest(path: Files.guest(path) ?? path, input: input)
     }
 
     /// Records it, with nothing of the host in the trace.
@@ -25,7 +35,9 @@ struct PCGuest: CustomTestStringConvertible, Sendable {
         _ prepare: (inout LiveConfiguration) -> Void = { _ in }
     ) throws -> PCTape {
         let plan = try LoadPlan(
-            image: GuestFile(path: path), options: LoadOptions(commandLine: commandLine),
+            image: GuestFile(path: path),
+            options: LoadOptions(
+                commandLine: commandLine, tables: machine.hasAPIC ? .apic : nil),
             ram: RAMLayout(lengthInBytes: 32 << 20))
         var configuration = LiveConfiguration(plan: plan)
         configuration.clock = clock
@@ -41,7 +53,7 @@ struct PCGuest: CustomTestStringConvertible, Sendable {
         let devices = try DeviceSet(
             .init(
                 serial: .file(PCTape.consoles(directory)[0]),
-                debugConsole: .file(PCTape.consoles(directory)[1]), machine: .pc, pc: pc),
+                debugConsole: .file(PCTape.consoles(directory)[1]), machine: machine, pc: pc),
             input: ConsoleInput(bytes: Array(input.utf8)))
         let outcome = try RecordSession(
             host: host, configuration: configuration, devices: devices, recording: recording
@@ -72,7 +84,7 @@ struct PCTape {
         [directory.file("console"), directory.file("debug-console")]
     }
 
-    private var path: String { Self.path(directory) }
+    var path: String { Self.path(directory) }
 
     func bytes() throws -> [UInt8] { try GuestFile(path: path).bytes }
 

@@ -1,3 +1,4 @@
+import Devices
 import Execution
 import Testing
 import Trace
@@ -12,10 +13,11 @@ struct PCGuestTests {
 
     private static let timer = PCGuest.sample("timer", "30 10")
     private static let entropy = PCGuest.sample("entropy")
+    private static let apic = PCGuest.sample("apic-timer", machine: .pcAPIC)
     private static let echo = PCGuest.sample(
         "irq-echo", input: "hello\nlonger than the queue of thirty-two bytes\n\nquit\nrest")
 
-    @Test(arguments: [timer, entropy, echo], [ClockKind.host, virtual, crowded])
+    @Test(arguments: [timer, entropy, echo, apic], [ClockKind.host, virtual, crowded])
     func `a recording replays identically`(guest: PCGuest, clock: ClockKind) throws {
         let host = try Host()
         let tape = try guest.record(host, clock)
@@ -23,7 +25,7 @@ struct PCGuestTests {
         #expect(try tape.replay(host) == .identical)
     }
 
-    @Test(arguments: [timer, entropy, echo], [virtual, crowded])
+    @Test(arguments: [timer, entropy, echo, apic], [virtual, crowded])
     func `two recordings under a virtual clock are the same file`(
         guest: PCGuest, clock: ClockKind
     ) throws {
@@ -55,6 +57,27 @@ struct PCGuestTests {
         #expect(lines.last == "done")
         let vectors = try tape.vectors()
         #expect(vectors == [UInt8](repeating: 0x20, count: 30))
+    }
+
+    /// The sample checks APICs and tables itself, and says what it found.
+    @Test(arguments: [ClockKind.host, virtual, crowded])
+    func `the APICs do what the sample asks of them`(clock: ClockKind) throws {
+        let tape = try Self.apic.record(try Host(), clock)
+        let console = tape.console()
+        #expect(console.hasSuffix("apic-timer: all as expected\n"))
+        #expect(!console.contains("should be"))
+        #expect(console.contains("deadline: passed"))
+        let vectors = try tape.vectors()
+        for (vector, count) in [(0x41, 2), (0x52, 17), (0x63, 6), (0x64, 31), (0xFE, 1)] {
+            #expect(vectors.count { $0 == vector } >= count)
+        }
+        #expect(vectors.count { $0 == 0x20 } == 3)
+    }
+
+    @Test func `without APICs the sample finds no table`() throws {
+        let tape = try PCGuest.sample("apic-timer").record(try Host(), Self.virtual)
+        #expect(tape.console().contains("no MADT"))
+        #expect(tape.outcome.report.ending == Ending(.debugExit, guestStatus: 3))
     }
 
     @Test func `typed lines come back in capitals`() throws {

@@ -13,13 +13,13 @@ public enum Files {
     public static func sample(_ name: String) -> String { "\(repository)/Samples/bin/\(name)" }
 
     /// tboot, where there is one: a real guest that nobody here wrote.
-    public static let tboot: String? = {
-        // SAFETY: getenv's string is copied at once.
-        let guests = unsafe getenv("VMTAPE_GUESTS").map { unsafe String(cString: $0) }
-        var places = ["/boot/tboot.gz", "\(repository)/.build/guests/boot/tboot.gz"]
-        if let guests { places = ["\(guests)/tboot.gz", "\(guests)/boot/tboot.gz"] + places }
-        return places.first { exists($0) }
-    }()
+    public static let tboot: String? = guest("/boot/tboot.gz")
+
+    /// A file of a package of real guests (tools/apt-packages): as installed, or as tools/ unpacks
+    /// it; nil where it is nowhere.
+    public static func guest(_ path: String) -> String? {
+        [path, "\(repository)/.build/guests\(path)"].first { exists($0) }
+    }
 
     /// Whether there is something at a path.
     public static func exists(_ path: String) -> Bool {

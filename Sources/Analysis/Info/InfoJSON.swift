@@ -4,8 +4,8 @@ internal import Trace
 extension TraceInfo {
     /// Prints it as one JSON object of schema `vmtape.info/1`, on one line.
     ///
-    /// Keys: schema, path, complete, timing, exits, events, blocks, tail_blocks, file_bytes,
-    /// event_bytes, [bytes_per_exit], [duration_ns], [end], machine, images, command_line,
+    /// Keys: schema, path, complete, timing, world_stream, exits, events, blocks, tail_blocks,
+    /// file_bytes, event_bytes, [bytes_per_exit], [duration_ns], [end], machine, images, command_line,
     /// rewritten_sites, cpuid_rows, cpuid_rows_differing, host, [recorded], [parent], [digests],
     /// damages.
     public func writeJSON(to stream: OutputStream) {
@@ -16,6 +16,7 @@ extension TraceInfo {
         json.pair("path", path)
         json.pair("complete", isComplete)
         json.pair("timing", hasTiming)
+        json.pair("world_stream", hasWorldStream)
         json.pair("exits", exitCount)
         json.pair("events", eventCount)
         json.pair("blocks", UInt64(blockCount))

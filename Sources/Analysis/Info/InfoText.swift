@@ -33,6 +33,11 @@ extension TraceInfo {
         if tailBlockCount > 0 { size += ", \(tailBlockCount) of them in the side file" }
         if let bytesPerExit { size += ", \(Self.decimal(bytesPerExit, 2)) bytes an exit" }
         text.row("", size)
+        text.row(
+            "",
+            hasWorldStream
+                ? "with a world stream: its devices can be run again"
+                : "without a world stream: what its devices took from outside is not in it")
         if let end { text.row("end", end.event.text.dropPrefix("end: ")) }
         if let parent = header.parent {
             text.row("parent", "\(parent.name), from exit \(parent.exit) on")

@@ -11,6 +11,8 @@ public struct TraceInfo: Sendable {
     public var isComplete: Bool
     /// Whether it holds host times.
     public var hasTiming: Bool
+    /// Whether it holds what devices took from outside.
+    public var hasWorldStream: Bool
     /// The number after the last readable exit.
     public var exitCount: UInt64
     /// Blocks of events, and how many of them are in the side file yet.
@@ -38,6 +40,7 @@ public struct TraceInfo: Sendable {
         header = reader.header
         isComplete = reader.isComplete
         hasTiming = reader.hasTiming
+        hasWorldStream = reader.hasWorldStream
         exitCount = reader.exitCount
         blockCount = reader.eventBlockCount
         fileBytes = reader.fileBytes

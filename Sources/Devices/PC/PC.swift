@@ -12,6 +12,8 @@ struct PC: Sendable {
     }
 
     var interrupts = InterruptControllerPair()
+    /// The APICs; nil where the machine has none.
+    var apic: APICPair?
     var timer = IntervalTimer8254()
     var clock: RealTimeClock
     var keyboard = KeyboardController8042()
@@ -32,7 +34,8 @@ struct PC: Sendable {
     /// Nanoseconds since the machine started.
     private(set) var now: UInt64 = 0
 
-    init(_ configuration: PCConfiguration) {
+    init(_ configuration: PCConfiguration, hasAPIC: Bool) {
+        apic = hasAPIC ? APICPair() : nil
         let contents = CMOSContents(
             memoryBelow4GiB: configuration.memoryBelow4GiB,
             memoryAbove4GiB: configuration.memoryAbove4GiB, processorCount: 1)
@@ -55,9 +58,10 @@ struct PC: Sendable {
         now = nanoseconds
         if timer.advance(to: now) {
             // However often it rose on the way: one edge.
-            interrupts.setLine(Line.timer, false)
-            interrupts.setLine(Line.timer, true)
+            setLine(Line.timer, false)
+            setLine(Line.timer, true)
         }
+        apic?.local.advance(to: now)
         holdsTimerLine = !timer.interruptOutput && interrupts.master.hasEdge(Line.timer)
         clock.advance(to: now)
         power.advance(to: now)
@@ -71,23 +75,60 @@ struct PC: Sendable {
             guard let time else { return }
             deadline = min(deadline ?? .max, time)
         }
-        if interrupts.isEnabled(Line.timer) { take(timer.nextInterrupt) }
-        if interrupts.isEnabled(Line.clock) { take(clock.nextInterrupt) }
-        if interrupts.isEnabled(Line.powerManagement) { take(power.nextInterrupt) }
-        if interrupts.isEnabled(Line.keyboard), keyboard.takesKeys, let due = typist.nextPress {
+        if isEnabled(Line.timer) { take(timer.nextInterrupt) }
+        if isEnabled(Line.clock) { take(clock.nextInterrupt) }
+        if isEnabled(Line.powerManagement) { take(power.nextInterrupt) }
+        if isEnabled(Line.keyboard), keyboard.takesKeys, let due = typist.nextPress {
             take(max(due, now &+ 1))
         }
+        take(apic?.local.nextInterrupt)
         return deadline
     }
 
     /// Brings the interrupt controllers' inputs up to date.
     mutating func updateLines(serial: Bool) {
         interrupts.setLine(Line.timer, timer.interruptOutput || holdsTimerLine)
-        interrupts.setLine(Line.keyboard, keyboard.keyboardLine)
-        interrupts.setLine(Line.serial, serial)
-        interrupts.setLine(Line.clock, clock.hasInterrupt)
-        interrupts.setLine(Line.powerManagement, power.line)
-        interrupts.setLine(Line.auxiliary, keyboard.auxiliaryLine)
+        apic?.setLine(Line.timer, timer.interruptOutput)
+        setLine(Line.keyboard, keyboard.keyboardLine)
+        setLine(Line.serial, serial)
+        setLine(Line.clock, clock.hasInterrupt)
+        setLine(Line.powerManagement, power.line)
+        setLine(Line.auxiliary, keyboard.auxiliaryLine)
+        apic?.setExternal(interrupts.hasInterrupt)
+    }
+
+    // MARK: Interrupts
+
+    /// Sets a device's line at both kinds of controller.
+    mutating func setLine(_ line: Int, _ isHigh: Bool) {
+        interrupts.setLine(line, isHigh)
+        apic?.setLine(line, isHigh)
+    }
+
+    /// Whether anything can come of a request on a line.
+    func isEnabled(_ line: Int) -> Bool {
+        if apic?.isEnabled(line) == true { return true }
+        return passesExternal && interrupts.isEnabled(line)
+    }
+
+    /// Whether a vector waits for the CPU.
+    var hasInterrupt: Bool {
+        if apic?.local.hasInterrupt == true { return true }
+        return passesExternal && interrupts.hasInterrupt
+    }
+
+    /// Whether the 8259 pair's interrupts reach the CPU.
+    private var passesExternal: Bool { apic?.passesExternal ?? true }
+
+    /// The CPU takes an interrupt: its vector. The local APIC's own go first; where neither has
+    /// one any more, the spurious vector of whoever would have been asked.
+    mutating func acknowledge() -> UInt8 {
+        if apic?.local.hasInterrupt == true || !passesExternal,
+            let vector = apic?.local.acknowledge()
+        {
+            return vector
+        }
+        return interrupts.acknowledge()
     }
 
     // MARK: Ports
@@ -120,8 +161,8 @@ struct PC: Sendable {
 
     /// The byte that asked is gone: the line falls, and rises again for one that waited behind it.
     private mutating func endKeyboardRequest() {
-        interrupts.setLine(Line.keyboard, false)
-        interrupts.setLine(Line.auxiliary, false)
+        setLine(Line.keyboard, false)
+        setLine(Line.auxiliary, false)
     }
 
     /// Writes a byte to a port that `slot` says whose it is.

@@ -5,6 +5,13 @@ public enum MachineKind: String, CaseIterable, Sendable {
     /// A PC: what ``bare`` has, and interrupt controllers, timers, clock, keyboard, PCI, ACPI
     /// registers and fw_cfg.
     case pc
+    /// A ``pc`` with a local APIC and an I/O APIC.
+    case pcAPIC = "pc-apic"
+
+    /// Whether it has what a PC has.
+    public var isPC: Bool { self != .bare }
+    /// Whether it has a local APIC and an I/O APIC.
+    public var hasAPIC: Bool { self == .pcAPIC }
 }
 
 /// What makes one PC differ from another. All of it is input to the guest: two runs are alike

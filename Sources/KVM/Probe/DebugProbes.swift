@@ -118,4 +118,41 @@ enum DebugProbes {
             ProbeRun(guest.userModeCPU(cpuid: cpuid)), arm: GuestDebug(softwareBreakpoints: true),
             pc: ProbeGuest.userCode + 2)
     }
+
+    /// A step and an INT3 in ring 3 without an interrupt table: each must come out as a shutdown
+    /// behind its instruction that says which exception it was, and the guest must go on from there.
+    static func exceptionRing3(
+        _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
+    ) throws(KVMError) {
+        // Elsewhere the stops that KVM offers do it, and a shutdown may take the CPU's state along.
+        guard result.breakpointRing3 == .no, result.singleStepRing3 == .no else { return }
+        result.exceptionStopsRing3 = .no
+        // out 0x82, al; nop; int3; out 0x80, al; jmp self
+        guest.load(userCode: [0xE6, 0x82, 0x90, 0xCC, 0xE6, 0x80, 0xEB, 0xFE])
+        var run = try ProbeRun(guest.userModeCPU(cpuid: cpuid))
+        guard case .io(let io)? = try run.next(), io.port == 0x82,
+            case .settled(var cpu) = try run.cpu.settle()
+        else { return }
+        try cpu.setGuestDebug(GuestDebug(singleStep: true))
+        var stepped = try ProbeRun(cpu)
+        let limit = try stepped.cpu.setInterruptTableLimit(0)
+        guard let stop = try shutdown(&stepped), stop == (1, UInt64(ProbeGuest.userCode + 3)),
+            case .settled(var afterStep) = try stepped.cpu.settle()
+        else { return }
+        try afterStep.setGuestDebug(.off)
+        var trapped = try ProbeRun(afterStep)
+        guard let trap = try shutdown(&trapped), trap == (3, UInt64(ProbeGuest.userCode + 4))
+        else { return }
+        _ = try trapped.cpu.setInterruptTableLimit(limit)
+        guard case .io(let last)? = try trapped.next(), last.port == 0x80 else { return }
+        result.exceptionStopsRing3 = .yes
+    }
+
+    /// The exception behind a shutdown, and RIP there; nil where the guest does something else.
+    private static func shutdown(
+        _ run: inout ProbeRun
+    ) throws(KVMError) -> (vector: UInt8, rip: UInt64)? {
+        guard case .shutdown? = try run.next() else { return nil }
+        return (run.cpu.events.exceptionVector, run.cpu.registers.rip)
+    }
 }

@@ -92,6 +92,9 @@ public struct HostBehaviour: Equatable, Sendable {
     public var softwareBreakpointRing0 = Probed.unknown
     /// INT3 exits from ring 3 on request.
     public var softwareBreakpointRing3 = Probed.unknown
+    /// With the interrupt table out of force, what ring 3 raises (INT3, a step's #DB) comes out as
+    /// a shutdown that leaves CPU and memory as they were, to go on from.
+    public var exceptionStopsRing3 = Probed.unknown
     /// RFLAGS.RF lets ring 0 pass a breakpoint.
     public var resumeFlag = Probed.unknown
 
@@ -161,6 +164,7 @@ extension HostBehaviour {
             ("kvm.debug.single-step-ring3", singleStepRing3, .description),
             ("kvm.debug.int3-ring0", softwareBreakpointRing0, .description),
             ("kvm.debug.int3-ring3", softwareBreakpointRing3, .description),
+            ("kvm.debug.exception-stops-ring3", exceptionStopsRing3, .description),
             ("kvm.debug.rf-honoured", resumeFlag, .description),
             ("kvm.cpuid.ring0-honoured", cpuidRing0, .behaviour),
             ("kvm.cpuid.ring3-honoured", cpuidRing3, .behaviour),

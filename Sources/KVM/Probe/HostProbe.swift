@@ -55,6 +55,7 @@ public struct HostProbe: Sendable {
         case registerInstructionCounter, registerDirtyLog, registerMsrFilter
         case registerEmulationFailure, registerXsave, debugBreakpointRing0, debugBreakpointRing3
         case debugWatchpoint, debugStepRing0, debugStepRing3, debugInt3Ring0, debugInt3Ring3
+        case debugExceptionRing3
         case eventSyscall, eventInt3, eventIntN, eventInterrupt, cpuidHonoured, cpuidUnhideable
         case instructionUnemulated
     }
@@ -91,6 +92,7 @@ public struct HostProbe: Sendable {
         case .debugStepRing3: try DebugProbes.stepRing3(&guest, supported, &seen)
         case .debugInt3Ring0: try DebugProbes.int3Ring0(&guest, supported, &seen)
         case .debugInt3Ring3: try DebugProbes.int3Ring3(&guest, supported, &seen)
+        case .debugExceptionRing3: try DebugProbes.exceptionRing3(&guest, supported, &seen)
         case .eventSyscall: try EventProbes.syscall(&guest, supported, &seen)
         case .eventInt3: try EventProbes.int3(&guest, supported, &seen)
         case .eventIntN: try EventProbes.intN(&guest, supported, &seen)

@@ -33,6 +33,12 @@ struct RecordCommand: ParsableCommand {
             valueName: "on|off"))
     var timing: OnOff = .on
 
+    @Option(
+        help: ArgumentHelp(
+            "Record what the devices took from outside (time, keys), so that they can be run again "
+                + "and a replay can go on live.", valueName: "on|off"))
+    var world: OnOff = .on
+
     @Option(help: ArgumentHelp("End when the trace has about this size.", valueName: "size"))
     var maxSize: ByteSize?
 
@@ -46,6 +52,7 @@ struct RecordCommand: ParsableCommand {
         var recording = RecordSession.Recording(path: output ?? Self.defaultPath(guest.image))
         recording.overwrites = force
         recording.hasTiming = timing == .on
+        recording.hasWorldStream = world == .on
         recording.observed = Self.observedFacts()
         recording.maximumBytes = maxSize?.bytes
         let path = recording.path
@@ -133,7 +140,7 @@ struct RecordCommand: ParsableCommand {
         return path
     }
 
-    private static func observedFacts() -> ObservedFacts {
+    static func observedFacts() -> ObservedFacts {
         var now = timespec()
         var name = [CChar](repeating: 0, count: 256)
         // SAFETY: both calls fill what they are given; the array has one byte more than is offered.

@@ -27,21 +27,41 @@ struct ReplayCommand: ParsableCommand {
     @Flag(help: "Replay even where this host is known to behave differently.")
     var force = false
 
+    @Option(
+        help: ArgumentHelp(
+            "The host CPU that the guest runs on; the recording's unless given.", valueName: "n"))
+    var cpu: Int?
+
     @Flag(name: .shortAndLong, help: "No summary; a divergence is still reported.")
     var quiet = false
 
     @Flag(help: "One JSON object with the verdict on stdout, schema vmtape.replay/1.")
     var json = false
 
+    @OptionGroup(title: "Devices and live runs") var live: LiveOptions
+
     @OptionGroup var symbolOptions: SymbolOptions
+
+    func validate() throws {
+        if live.isWanted, json || until != nil {
+            throw ValidationError("--json and --until are for replays without devices.")
+        }
+    }
 
     func run() throws {
         let host = try attempt { () throws(ExecutionError) in try Host() }
         let reader = try TraceFile.open(file)
         for damage in reader.damages { Message.note("\(reader.path): \(damage)") }
+        if live.isWanted {
+            return try ReplayLive(
+                options: live, reader: reader, isForced: force, isQuiet: quiet,
+                printsTapedOutput: console, symbolOptions: symbolOptions
+            ).run(host)
+        }
         var options = ReplayOptions()
         options.until = until
         options.isForced = force
+        options.cpu = cpu
         let session = try Self.makeSession(host, reader, options)
         let total = until.map { min($0 &+ 1, reader.exitCount) } ?? reader.exitCount
         let isConsoleOnTerminal = console && isatty(STDOUT_FILENO) == 1

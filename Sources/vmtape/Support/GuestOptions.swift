@@ -12,8 +12,9 @@ struct GuestOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "The devices: bare (serial port and ways to end) or pc (also interrupt controllers, "
-                + "timers, clock, keyboard, PCI). Default: pc for firmware, else bare.",
+            "The devices: bare (serial port and ways to end), pc (also interrupt controllers, "
+                + "timers, clock, keyboard, PCI) or pc-apic (a pc with local APIC and I/O APIC). "
+                + "Default: pc for firmware, else bare.",
             valueName: MachineKind.allCases.map(\.rawValue).joined(separator: "|")))
     var machine: MachineOption?
 
@@ -122,7 +123,8 @@ struct GuestOptions: ParsableArguments {
         }
         let options = LoadOptions(
             kind: kind?.kind, loadAddress: load?.value, entry: entry?.value,
-            commandLine: commandLine.joined(separator: " "), modules: modules)
+            commandLine: commandLine.joined(separator: " "), modules: modules,
+            tables: machine?.machine.hasAPIC == true ? .apic : nil)
         return try LoadPlan(
             image: GuestFile(path: image), options: options,
             ram: RAMLayout(lengthInBytes: memory.bytes))

@@ -77,7 +77,7 @@ struct LiveGuest {
         }
     }
 
-    private static func target(_ wanted: SerialTarget) -> ConsoleOutput.Target {
+    static func target(_ wanted: SerialTarget) -> ConsoleOutput.Target {
         switch wanted {
         case .stdio: .descriptor(STDOUT_FILENO, name: "standard output")
         case .none: .none

@@ -1,0 +1,24 @@
+// What the program in ring 3 computes on, and the handler in ring 0 looks at.
+#ifndef PREEMPTED_RING3_SHARED_H
+#define PREEMPTED_RING3_SHARED_H
+
+#include <stdint.h>
+
+enum {
+    TABLE_WORDS = 64,
+    BLOCK_BYTES = 3000,
+};
+
+struct shared {
+    volatile uint64_t state;
+    volatile uint64_t counter;
+    volatile uint64_t vector[2];   // what the loop with SSE last stored
+    uint64_t table[TABLE_WORDS];
+    uint8_t blocks[2][BLOCK_BYTES];
+};
+
+extern struct shared shared;
+
+_Noreturn void user_main(void);
+
+#endif

@@ -1,0 +1,62 @@
+// The program in ring 3: loops in which registers change, or memory alone, or a vector register
+// alone, or a REP is under way. It makes no exit and never enters ring 0.
+#include "shared.h"
+
+struct shared shared = {.state = 0x9E3779B97F4A7C15};
+
+static uint64_t compute(uint64_t value, unsigned rounds) {
+    while (rounds--) {
+        value ^= value << 13;
+        value ^= value >> 7;
+        value ^= value << 17;
+    }
+    return value;
+}
+
+// Each time round the program, registers and flags are the same at each instruction of these three:
+// only the counter in memory tells the times apart, or the vector register.
+static void count_in_memory(void) {
+    __asm__ volatile(
+        "movl $20000, %%ecx\n"
+        "1: addq $2, %0\n"
+        "nop\n"
+        "loop 1b\n"
+        : "+m"(shared.counter) : : "rcx", "cc", "memory");
+}
+
+static void count_in_vector(void) {
+    __asm__ volatile(
+        "movl $20000, %%ecx\n"
+        "1: paddq %%xmm1, %%xmm0\n"
+        "loop 1b\n"
+        : : : "rcx", "cc", "memory");
+}
+
+static void copy(void) {
+    for (unsigned times = 0; times < 100; ++times) {
+        void *to = shared.blocks[1];
+        const void *from = shared.blocks[0];
+        uint64_t count = BLOCK_BYTES;
+        __asm__ volatile(
+            "cld; rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+    }
+}
+
+_Noreturn void user_main(void) {
+    for (unsigned index = 0; index < BLOCK_BYTES; ++index)
+        shared.blocks[0][index] = (uint8_t)(index * 7);
+    __asm__ volatile(
+        "movl $1, %%eax\n"
+        "movq %%rax, %%xmm1\n"
+        "pxor %%xmm0, %%xmm0\n"
+        : : : "rax");
+    for (;;) {
+        shared.state = compute(shared.state, 60000);
+        for (unsigned times = 0; times < 4; ++times) count_in_memory();
+        for (unsigned times = 0; times < 4; ++times) count_in_vector();
+        __asm__ volatile("movups %%xmm0, %0" : "=m"(shared.vector));
+        shared.blocks[0][shared.state % BLOCK_BYTES] = (uint8_t)shared.state;
+        copy();
+        shared.table[shared.state % TABLE_WORDS] ^= shared.state;
+    }
+}

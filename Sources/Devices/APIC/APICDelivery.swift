@@ -1,0 +1,36 @@
+/// How an interrupt message is to be delivered: the field of three bits that ICR, local vector
+/// table and redirection table have in common (Intel SDM vol. 3, figure 12-8 and 12-12).
+enum APICDelivery: UInt8, Sendable {
+    case fixed
+    case lowestPriority
+    case systemManagement
+    case reserved
+    case nonMaskable
+    case initialise
+    case startUp
+    /// The vector is the 8259 pair's.
+    case external
+
+    /// The mode in bits 8–10 of a register.
+    init(bits value: UInt32) {
+        self =
+            switch value >> 8 & 7 {
+            case 0: .fixed
+            case 1: .lowestPriority
+            case 2: .systemManagement
+            case 4: .nonMaskable
+            case 5: .initialise
+            case 6: .startUp
+            case 7: .external
+            default: .reserved
+            }
+    }
+}
+
+/// Whom an interrupt message is for.
+struct APICDestination: Equatable, Sendable {
+    /// An APIC's id, or a set of logical ones.
+    var value: UInt8
+    /// Which of the two.
+    var isLogical: Bool
+}

@@ -1,0 +1,164 @@
+internal import Disassembly
+internal import Guest
+internal import Machine
+
+/// Where a landmark in ring 3 may stand so that a replay does not pass it too often: the ends of
+/// the loops around a place, and the places to which its callers return.
+///
+/// Only hints: a wrong one costs time, and never correctness.
+enum ColdPlaces {
+    private static let codeBytes = 4096
+    private static let instructionLimit = 600
+    private static let stackWords = 64
+    private static let callerLimit = 6
+    /// How many places are tried.
+    static let limit = 24
+
+    /// Places that are passed on the way out of the loops and functions around RIP.
+    static func around(
+        _ registers: GeneralRegisters, system: SystemRegisters, memory: borrowing GuestMemory
+    ) -> [UInt64] {
+        var places: [UInt64] = []
+        let origins = [registers.rip] + callers(registers, system: system, memory: memory)
+        for (index, origin) in origins.enumerated() {
+            if index > 0 { add(origin, to: &places) }
+            for place in ends(around: origin, system: system, memory: memory) {
+                add(place, to: &places)
+            }
+        }
+        return places
+    }
+
+    private static func add(_ place: UInt64, to places: inout [UInt64]) {
+        guard places.count < limit, !places.contains(place) else { return }
+        places.append(place)
+    }
+
+    /// The jumps back over a place and the instructions behind them, inner loops first.
+    private static func ends(
+        around origin: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
+    ) -> [UInt64] {
+        let code = PageWalk.read(
+            GuestVirtualAddress(origin), count: codeBytes, system: system, memory: memory)
+        let disassembler = Disassembler(for: system)
+        var places: [UInt64] = []
+        var at = 0
+        var reached: UInt64 = origin
+        for _ in 0..<instructionLimit where at < code.count {
+            let address = origin &+ UInt64(at)
+            guard
+                let instruction = disassembler.decode(
+                    Array(code[at..<min(code.count, at + Disassembler.maximumLength)]),
+                    at: GuestVirtualAddress(address)), instruction.kind != .bad
+            else { break }
+            at += instruction.length
+            let isBranch =
+                instruction.mnemonic.hasPrefix("j") || instruction.mnemonic.hasPrefix("loop")
+            if isBranch, let target = instruction.target?.rawValue {
+                if target <= origin {
+                    places.append(address)
+                    if instruction.kind != .jmp { places.append(address &+ UInt64(instruction.length)) }
+                } else {
+                    reached = max(reached, target)
+                }
+            }
+            // Behind an end that nothing jumps over is other code.
+            if instruction.kind == .ret || instruction.kind == .jmp,
+                reached <= address
+            {
+                break
+            }
+        }
+        return places
+    }
+
+    /// What on the stack looks like a return address: code of ring 3 behind a CALL.
+    private static func callers(
+        _ registers: GeneralRegisters, system: SystemRegisters, memory: borrowing GuestMemory
+    ) -> [UInt64] {
+        guard system.mode == .long else { return [] }
+        let stack = PageWalk.read(
+            GuestVirtualAddress(registers[.rsp]), count: stackWords * 8, system: system,
+            memory: memory)
+        var found: [UInt64] = []
+        for word in 0..<(stack.count / 8) where found.count < callerLimit {
+            var value: UInt64 = 0
+            for byte in (0..<8).reversed() { value = value << 8 | UInt64(stack[word * 8 + byte]) }
+            guard value > 16, !found.contains(value),
+                Ring3Stops.place(value, system: system, memory: memory) != nil,
+                isBehindCall(value, system: system, memory: memory)
+            else { continue }
+            found.append(value)
+        }
+        return found
+    }
+
+    private static func isBehindCall(
+        _ address: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
+    ) -> Bool {
+        let disassembler = Disassembler(for: system)
+        for length in [5, 2, 3, 6, 7, 4] as [UInt64] {
+            let start = GuestVirtualAddress(address &- length)
+            let bytes = PageWalk.read(
+                start, count: Int(length), system: system, memory: memory)
+            if let instruction = disassembler.decode(bytes, at: start),
+                instruction.kind == .call, instruction.length == Int(length)
+            {
+                return true
+            }
+        }
+        return false
+    }
+}
+
+/// Which of several places a landmark is put at: the policy, as a function of what was passed when.
+///
+/// A place that comes again within ``coldNanoseconds`` is hot and is dropped; the first that comes
+/// again after a longer time is taken. Where all are hot, the one that took longest is.
+struct ColdPlaceSearch {
+    /// What to do at a place.
+    enum Verdict: Equatable {
+        /// The landmark stands here.
+        case take
+        /// Go on; stop here again.
+        case keep
+        /// Go on, and no longer stop here.
+        case drop
+    }
+
+    /// How long a place must stay away. A replay passes it in about a third of that (two stops).
+    static let coldNanoseconds: UInt64 = 250_000
+    /// How long to look for one.
+    static let boundNanoseconds: UInt64 = 3_000_000
+    /// How many places to pass at most; the last of them is taken.
+    static let passLimit = 48
+
+    private var seen: [(address: UInt64, nanoseconds: UInt64)] = []
+    /// The dropped place that took longest to come again.
+    private(set) var warmest: UInt64?
+    private var longest: UInt64 = 0
+    private var passes = 0
+    /// Nothing colder is looked for: the next place is taken.
+    var takesNext = false
+
+    /// The guest stands at one of the places.
+    ///
+    /// - Parameters:
+    ///   - nanoseconds: the guest's time, without what stops take.
+    ///   - others: how many other places are still waited for.
+    mutating func pass(_ address: UInt64, nanoseconds: UInt64, others: Int) -> Verdict {
+        passes += 1
+        guard !takesNext, passes < Self.passLimit else { return .take }
+        guard let index = seen.firstIndex(where: { $0.address == address }) else {
+            seen.append((address, nanoseconds))
+            return .keep
+        }
+        let away = nanoseconds &- seen[index].nanoseconds
+        guard away < Self.coldNanoseconds else { return .take }
+        if away >= longest {
+            longest = away
+            warmest = address
+        }
+        return others == 0 ? .take : .drop
+    }
+}

@@ -1,0 +1,147 @@
+internal import Guest
+internal import KVM
+internal import Machine
+internal import Trace
+
+/// Which pages of guest memory were written since each of several readers looked last.
+///
+/// The one place that empties KVM's dirty log, which forgets what it told: the log's pages and those
+/// that the runner wrote itself (the log does not see them) go to every reader's own set. What the
+/// guest wrote is known after ``collect(_:_:)`` only. The sets hold every page that was written, and
+/// more: page walks show too (KVM-FACTS), so that a set is never to be hashed or compared.
+struct DirtyPages: Sendable {
+    /// One who looks at the pages.
+    struct Reader: Equatable, Sendable {
+        fileprivate var index: Int
+    }
+
+    private let slots: PageSlots
+    private var sets: [[UInt64]] = []
+    private var log: [UInt64]
+    private var written: [UInt64]
+
+    init(_ slots: PageSlots) {
+        self.slots = slots
+        log = []
+        written = Array(repeating: 0, count: slots.wordCount)
+    }
+
+    /// A new reader, who has seen everything until now.
+    mutating func addReader() -> Reader {
+        sets.append(Array(repeating: 0, count: slots.wordCount))
+        return Reader(index: sets.count - 1)
+    }
+
+    /// Brings the sets up to date (KVM_GET_DIRTY_LOG a region).
+    mutating func collect(
+        _ machine: borrowing VirtualMachine, _ memory: borrowing GuestMemory
+    ) throws(KVMError) {
+        memory.moveWrittenPages(into: &written)
+        for (region, run) in slots.runs.enumerated() where !memory.regions[region].isReadOnly {
+            let words = (run.count + 63) / 64
+            if log.count < words { log = Array(repeating: 0, count: words) }
+            var span = log.mutableSpan
+            try machine.readDirtyLog(slot: UInt32(region), into: &span)
+            for word in 0..<words where log[word] != 0 {
+                written[run.firstSlot / 64 + word] |= log[word]
+            }
+        }
+        for word in written.indices where written[word] != 0 {
+            for index in sets.indices { sets[index][word] |= written[word] }
+            written[word] = 0
+        }
+    }
+
+    /// The pages that a reader has not seen, in ascending order; they count as seen from now on.
+    mutating func take(_ reader: Reader) -> [Int] {
+        var pages: [Int] = []
+        for word in sets[reader.index].indices where sets[reader.index][word] != 0 {
+            Self.append(sets[reader.index][word], at: word, to: &pages)
+            sets[reader.index][word] = 0
+        }
+        return pages
+    }
+
+    /// The pages that a reader has not seen, in ascending order.
+    func peek(_ reader: Reader) -> [Int] {
+        var pages: [Int] = []
+        for (word, bits) in sets[reader.index].enumerated() where bits != 0 {
+            Self.append(bits, at: word, to: &pages)
+        }
+        return pages
+    }
+
+    /// Whether a reader has a page among those not seen.
+    func contains(_ slot: Int, _ reader: Reader) -> Bool {
+        sets[reader.index][slot / 64] & 1 << UInt64(slot % 64) != 0
+    }
+
+    /// Adds a page to a reader's set.
+    mutating func add(_ slot: Int, _ reader: Reader) {
+        sets[reader.index][slot / 64] |= 1 << UInt64(slot % 64)
+    }
+
+    private static func append(_ bits: UInt64, at word: Int, to pages: inout [Int]) {
+        var rest = bits
+        while rest != 0 {
+            pages.append(word * 64 + rest.trailingZeroBitCount)
+            rest &= rest - 1
+        }
+    }
+}
+
+extension GuestMachine {
+    /// Starts to keep track of written pages. To be called before the guest first runs or with a
+    /// reader that looks at all of memory once.
+    mutating func trackWrites() throws(ExecutionError) {
+        guard writes == nil else { return }
+        for (slot, region) in memory.regions.enumerated() where !region.isReadOnly {
+            try kvm { () throws(KVMError) in
+                // SAFETY: the memory lives as long as the machine: one value owns both.
+                try unsafe machine.setMemory(
+                    slot: UInt32(slot), at: region.base,
+                    memory: UnsafeMutableRawBufferPointer(
+                        start: region.host, count: Int(region.lengthInBytes)),
+                    flags: .logDirtyPages)
+            }
+        }
+        writes = DirtyPages(memory.pageSlots)
+    }
+
+    /// Brings the sets of written pages up to date.
+    mutating func collectWrites() throws(ExecutionError) {
+        do throws(KVMError) { try writes?.collect(machine, memory) } catch { throw .kvm(error) }
+    }
+}
+
+/// The digest of RAM, kept current from the pages that were written.
+struct CurrentMemoryDigest: ~Copyable {
+    private let reader: DirtyPages.Reader
+    private var digest: MemoryDigest
+
+    /// Digests all of memory once; writes must be tracked.
+    init(_ machine: inout GuestMachine) throws(ExecutionError) {
+        guard let reader = machine.writes?.addReader() else {
+            preconditionFailure("the digest of memory whose writes nobody tracks")
+        }
+        try machine.collectWrites()
+        _ = machine.writes?.take(reader)
+        self.reader = reader
+        digest = machine.memory.digest()
+    }
+
+    /// The digest now; the time it takes goes with the pages written since the last call.
+    mutating func current(_ machine: inout GuestMachine) throws(ExecutionError) -> Digest128 {
+        try machine.collectWrites()
+        for slot in machine.writes?.take(reader) ?? [] {
+            guard let number = machine.memory.pageSlots.page(ofSlot: slot),
+                let host = unsafe machine.memory.host(slot: slot)
+            else { continue }
+            // SAFETY: a slot's host pointer covers its 4096 bytes.
+            let bytes = unsafe UnsafeRawBufferPointer(start: host, count: MemoryDigest.pageBytes)
+            digest.replace(
+                pageNumber: number, with: unsafe MemoryDigest.page(number: number, bytes: bytes))
+        }
+        return digest.digest
+    }
+}

@@ -1,0 +1,163 @@
+internal import Disassembly
+internal import Guest
+internal import KVM
+internal import Machine
+internal import Trace
+
+/// What came of looking for a place in ring 3.
+enum Ring3Place {
+    /// The guest stands at it.
+    case here
+    /// The guest entered ring 0, where a later kick finds it.
+    case leftRing3
+    /// The guest made an exit, which has been dealt with; nil: it runs on.
+    case exited(LoopOutcome?)
+    /// Somebody asked for an end.
+    case stopped(StopReason)
+}
+
+/// Recording interrupts in ring 3: where a kick finds it may be the middle of a hot loop, through
+/// which a replay would have to stop a million times; so the guest is taken on to a colder place.
+extension RunLoop {
+    /// How often the bound may pass before the place is wherever the guest stands.
+    private static let patience = 3
+
+    /// Whether a replay finds a place in ring 3 here.
+    var isRing3Found: Bool { usesRing3Stops ? hasCounter : breaksRing3 }
+
+    mutating func findColdPlace<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Ring3Place
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        var stops = Ring3Stops()
+        try kvm { () throws(KVMError) in try stops.park(&cpu) }
+        let place: Ring3Place
+        do throws(ExecutionError) {
+            place = try climb(&stops, &cpu, &side, memory: memory)
+        } catch {
+            try stops.unpark(&cpu, memory)
+            throw error
+        }
+        try kvm { () throws(KVMError) in
+            try cpu.armKick(nanoseconds: 0)
+            _ = cpu.acknowledgeKick()
+        }
+        return place
+    }
+
+    private mutating func climb<CPU, Side>(
+        _ stops: inout Ring3Stops, _ cpu: inout CPU, _ side: inout Side,
+        memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Ring3Place
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // SAFETY: the page's registers do not change before the next run.
+        let system = unsafe cpu.systemRegistersPointer.pointee
+        for place in ColdPlaces.around(
+            unsafe cpu.registersPointer.pointee, system: system, memory: memory)
+        {
+            _ = try stops.plant(place, system: system, memory: memory)
+        }
+        var search = ColdPlaceSearch()
+        var guestNanoseconds: UInt64 = 0
+        var boundsPassed = 0
+        var isFresh = true
+        while true {
+            if isFresh {
+                let bound = ColdPlaceSearch.boundNanoseconds
+                try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: bound) }
+                isFresh = false
+            }
+            let entered = HostThread.timestamp()
+            let began = HostThread.monotonicNanoseconds()
+            var stop = try stops.run(&cpu, memory)
+            guestNanoseconds &+= HostThread.monotonicNanoseconds() &- began
+            midFlight.ring3Stops += 1
+            if case .breakpoint = stop {
+                // SAFETY: as above.
+                let rip = unsafe cpu.registersPointer.pointee.rip
+                let verdict = search.pass(
+                    rip, nanoseconds: guestNanoseconds, others: stops.addresses.count - 1)
+                switch verdict {
+                case .take:
+                    try stops.unpark(&cpu, memory)
+                    return .here
+                case .drop:
+                    try stops.remove(rip, memory)
+                    continue
+                case .keep: stop = try stops.step(&cpu, memory)
+                }
+            }
+            switch stop {
+            case .breakpoint, .stepped: continue
+            case .raised:
+                try stops.unpark(&cpu, memory)
+                return .leftRing3
+            case .exit(let exit):
+                try stops.unpark(&cpu, memory)
+                return .exited(
+                    try dealWith(exit, &cpu, &side, memory: memory, entered: entered))
+            case .kicked:
+                _ = cpu.acknowledgeKick()
+                if let reason = self.stop.reason, self.stop.isInsistent {
+                    try stops.unpark(&cpu, memory)
+                    return .stopped(reason)
+                }
+                boundsPassed += 1
+                isFresh = true
+                search.takesNext = true
+                if let warmest = search.warmest {
+                    _ = try stops.plant(warmest, system: system, memory: memory)
+                }
+                if stops.addresses.isEmpty || boundsPassed > 1,
+                    try !isOutsideREP(&stops, &cpu, system, memory)
+                {
+                    continue
+                }
+                if stops.addresses.isEmpty || boundsPassed >= Self.patience {
+                    try stops.unpark(&cpu, memory)
+                    return boundsPassed > 2 * Self.patience ? .leftRing3 : .here
+                }
+            }
+        }
+    }
+
+    /// Whether the guest stands between two instructions; in the middle of a REP, the instruction
+    /// after it becomes a place to stop at. (A breakpoint is passed before its first iteration only.)
+    private func isOutsideREP<CPU: Processor & ~Copyable>(
+        _ stops: inout Ring3Stops, _ cpu: inout CPU, _ system: SystemRegisters,
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Bool {
+        // SAFETY: the page's registers do not change before the next run.
+        let rip = unsafe cpu.registersPointer.pointee.rip
+        let address = PageWalk.linearRIP(rip, system: system)
+        let bytes = PageWalk.read(
+            address, count: Disassembler.maximumLength, system: system, memory: memory)
+        guard let instruction = Disassembler(for: system).decode(bytes, at: address),
+            instruction.isRepeated
+        else { return true }
+        return try !stops.plant(
+            address.rawValue &+ UInt64(instruction.length), system: system, memory: memory)
+    }
+
+    /// An exit that came on the way, which is an ordinary one.
+    private mutating func dealWith<CPU, Side>(
+        _ exit: Exit, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory,
+        entered: UInt64
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        guard !Self.isUncounted(exit) else { return nil }
+        if let outcome = try take(
+            RunStep(exit, other: &other), &cpu, &side, memory: memory, entered: entered,
+            returned: HostThread.timestamp())
+        {
+            return outcome
+        }
+        if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
+            return outcome
+        }
+        if !isKickArmed, let delay = try side.kickDelay() {
+            try armKick(&cpu, nanoseconds: delay)
+        }
+        return nil
+    }
+}

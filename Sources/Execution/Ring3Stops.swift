@@ -1,0 +1,191 @@
+internal import Guest
+internal import KVM
+internal import Machine
+
+/// Stops in ring 3 on hosts where KVM's breakpoints and steps do not reach it, since ring 3 runs on
+/// the bare CPU there (KVM-FACTS).
+///
+/// While the guest's interrupt table is out of force (limit 0), whatever ring 3 raises would be a
+/// triple fault. KVM reports that as a shutdown and leaves CPU and memory as they were: no handler
+/// has run and no frame was pushed. An INT3 that was planted in RAM is a breakpoint then, and KVM's
+/// single step, whose #DB goes to the guest otherwise, is a step (some 40 µs each, measured). An
+/// exception of the guest's own is raised again once the table is back in force.
+///
+/// Planted bytes are in RAM only between ``park(_:)`` and ``unpark(_:_:)``, and never when state is
+/// digested.
+struct Ring3Stops {
+    /// Why ring 3 stopped.
+    enum Stop {
+        /// It stands at a planted place, which it has not executed.
+        case breakpoint
+        /// One instruction, or one iteration of a REP, has been executed.
+        case stepped
+        /// It raised an exception of its own, and will again.
+        case raised(UInt8)
+        /// It was kicked.
+        case kicked
+        /// It exits, as it would have anyway.
+        case exit(Exit)
+    }
+
+    private struct Planted {
+        var address: UInt64
+        var place: GuestPhysicalAddress
+        var original: UInt8
+    }
+
+    /// INT3, one byte (Intel SDM vol. 2, INT n).
+    private static let int3: UInt8 = 0xCC
+    private static let breakpointVector: UInt8 = 3
+    private static let debugVector: UInt8 = 1
+    /// INT1, which traps like a step.
+    private static let int1: UInt8 = 0xF1
+
+    private var planted: [Planted] = []
+    private var limit: UInt16?
+
+    /// Where it stops.
+    var addresses: [UInt64] { planted.map(\.address) }
+
+    /// Takes the interrupt table out of force.
+    mutating func park<CPU: Processor & ~Copyable>(_ cpu: inout CPU) throws(KVMError) {
+        guard limit == nil else { return }
+        limit = try cpu.setInterruptTableLimit(0)
+    }
+
+    /// Puts table and RAM back.
+    mutating func unpark<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) {
+        while let last = planted.last { try remove(last.address, memory) }
+        guard let before = limit else { return }
+        limit = nil
+        do throws(KVMError) { _ = try cpu.setInterruptTableLimit(before) } catch {
+            throw .kvm(error)
+        }
+    }
+
+    /// Stops at an address from now on; false where ring 3 has no code there.
+    mutating func plant(
+        _ address: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Bool {
+        guard !planted.contains(where: { $0.address == address }) else { return true }
+        guard let place = Self.place(address, system: system, memory: memory) else { return false }
+        let original = try guest { () throws(GuestError) in try memory.read(place, count: 1)[0] }
+        planted.append(Planted(address: address, place: place, original: original))
+        try Self.write(Self.int3, place, memory)
+        return true
+    }
+
+    /// Where ring 3's code at an address is; nil where it has none.
+    static func place(
+        _ address: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
+    ) -> GuestPhysicalAddress? {
+        guard
+            let mapping = PageWalk.mapping(
+                of: GuestVirtualAddress(address), system: system, memory: memory),
+            mapping.isUser
+        else { return nil }
+        // SAFETY: only whether there is a host address is asked.
+        return unsafe memory.host(mapping.address, count: 1) == nil ? nil : mapping.address
+    }
+
+    /// No longer stops at an address.
+    mutating func remove(
+        _ address: UInt64, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) {
+        guard let index = planted.firstIndex(where: { $0.address == address }) else { return }
+        let place = planted.remove(at: index)
+        // What the guest has written there meanwhile stays.
+        let now = try guest { () throws(GuestError) in try memory.read(place.place, count: 1)[0] }
+        if now == Self.int3 { try Self.write(place.original, place.place, memory) }
+    }
+
+    private static func write(
+        _ byte: UInt8, _ place: GuestPhysicalAddress, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) {
+        do throws(GuestError) { try memory.write(place, [byte][...]) } catch { throw .guest(error) }
+    }
+
+    /// Runs ring 3 to its next stop; the table must be parked.
+    func run<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory, isStep: Bool = false
+    ) throws(ExecutionError) -> Stop {
+        let result = try kvm { () throws(KVMError) in try cpu.run() }
+        guard case .exit(let exit) = result else { return .kicked }
+        guard case .shutdown = exit else { return .exit(exit) }
+        return try kvm { () throws(KVMError) in try stop(&cpu, memory, isStep: isStep) }
+    }
+
+    private func stop<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory, isStep: Bool
+    ) throws(KVMError) -> Stop {
+        let vector = try cpu.raisedException()
+        // SAFETY: the page's registers do not change before the next run.
+        let rip = unsafe cpu.registersPointer.pointee.rip
+        if vector == Self.breakpointVector {
+            // A trap: RIP is behind it, in the guest's own case too.
+            try cpu.moveRIP(to: rip &- 1)
+            let isOurs = planted.contains { $0.address == rip &- 1 }
+            return isOurs ? .breakpoint : .raised(vector)
+        }
+        if vector == Self.debugVector {
+            if isStep { return .stepped }
+            // SAFETY: as above.
+            let system = unsafe cpu.systemRegistersPointer.pointee
+            let before = PageWalk.read(
+                GuestVirtualAddress(rip &- 1), count: 1, system: system, memory: memory)
+            if before == [Self.int1] { try cpu.moveRIP(to: rip &- 1) }
+        }
+        return .raised(vector)
+    }
+
+    /// Executes one instruction in ring 3, planted or not; the table must be parked.
+    mutating func step<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Stop {
+        // SAFETY: the page's registers do not change before the next run.
+        let rip = unsafe cpu.registersPointer.pointee.rip
+        let here = planted.first { $0.address == rip }
+        if let here { try Self.write(here.original, here.place, memory) }
+        try kvm { () throws(KVMError) in
+            try cpu.setGuestDebug(GuestDebug(singleStep: true))
+        }
+        let stop = try run(&cpu, memory, isStep: true)
+        switch stop {
+        case .exit: break
+        case .breakpoint, .stepped, .raised, .kicked:
+            try kvm { () throws(KVMError) in try cpu.setGuestDebug(.off) }
+        }
+        if let here { try Self.write(Self.int3, here.place, memory) }
+        return stop
+    }
+}
+
+/// Instructions by which ring 0 returns to ring 3.
+enum ReturnToRing3 {
+    /// IRET and SYSRET behind their REX prefix (Intel SDM vol. 2).
+    private static let iret: UInt8 = 0xCF
+    private static let sysret: (UInt8, UInt8) = (0x0F, 0x07)
+
+    /// Whether the next instruction is one, in 64-bit code.
+    static func isNext(
+        _ registers: GeneralRegisters, system: SystemRegisters, memory: borrowing GuestMemory
+    ) -> Bool {
+        guard system.mode == .long, system.cpl == 0 else { return false }
+        var code = PageWalk.read(
+            GuestVirtualAddress(registers.rip), count: 3, system: system, memory: memory)[...]
+        let prefix = code.first ?? 0
+        let isWide = prefix & 0xF8 == 0x48
+        if prefix & 0xF0 == 0x40 { code = code.dropFirst() }
+        if code.count >= 2, code[code.startIndex] == sysret.0 {
+            return code[code.startIndex + 1] == sysret.1
+        }
+        guard code.first == iret else { return false }
+        // The frame is RIP, CS, RFLAGS, RSP, SS.
+        let slot: UInt64 = isWide ? 8 : 4
+        let selector = PageWalk.read(
+            GuestVirtualAddress(registers[.rsp] &+ slot), count: 1, system: system, memory: memory)
+        return (selector.first ?? 0) & 3 == 3
+    }
+}

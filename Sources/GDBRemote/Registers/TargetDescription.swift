@@ -1,0 +1,46 @@
+/// What `qXfer:features:read:target.xml` answers (GDB manual, "Target Descriptions").
+///
+/// The architecture is x86-64 whatever mode the CPU is in, because gdb cannot change its mind in
+/// mid-session: 16- and 32-bit code has the right registers and addresses, and `monitor
+/// disassemble` shows its instructions.
+enum TargetDescription {
+    static let xml: String = {
+        var text = """
+            <?xml version="1.0"?>
+            <!DOCTYPE target SYSTEM "gdb-target.dtd">
+            <target version="1.0">
+            <architecture>i386:x86-64</architecture>
+
+            """
+        var number = 0
+        for feature in RegisterLayout.features {
+            text += "<feature name=\"\(feature.name)\">\n\(feature.types)"
+            for register in feature.registers {
+                text += "<reg name=\"\(register.name)\" bitsize=\"\(register.bits)\""
+                text += " type=\"\(register.type)\" regnum=\"\(number)\""
+                if let group = register.group { text += " group=\"\(group)\"" }
+                text += "/>\n"
+                number += 1
+            }
+            text += "</feature>\n"
+        }
+        return text + "</target>\n"
+    }()
+
+    /// What `qXfer:memory-map:read` answers (GDB manual, "Memory Map Format").
+    static func memoryMap(_ regions: [MemoryRegion]) -> String {
+        var text = """
+            <?xml version="1.0"?>
+            <!DOCTYPE memory-map PUBLIC "+//IDN gnu.org//DTD GDB Memory Map V1.0//EN" \
+            "http://sourceware.org/gdb/gdb-memory-map.dtd">
+            <memory-map>
+
+            """
+        for region in regions {
+            text += "<memory type=\"\(region.kind.rawValue)\""
+            text += " start=\"0x\(String(region.start, radix: 16))\""
+            text += " length=\"0x\(String(region.length, radix: 16))\"/>\n"
+        }
+        return text + "</memory-map>\n"
+    }
+}

@@ -1,0 +1,14 @@
+/// Why a request of the debugger cannot be served; the session goes on.
+///
+/// The text reaches the person at the debugger, as far as the debugger shows it.
+public struct DebugError: Error, Equatable, Sendable, CustomStringConvertible {
+    /// One line: what is wrong, where, what to do.
+    public var description: String
+
+    /// Makes an error of its text.
+    public init(_ description: String) { self.description = description }
+
+    /// The answer to a write into the past.
+    static let readOnly = DebugError(
+        "the recording is read-only: use --live-from to change what happens")
+}

@@ -1,0 +1,131 @@
+internal import Glibc
+internal import Synchronization
+
+/// A thread that reads the connection while the machine runs: raises the interrupt flag at ^C and
+/// when the debugger is gone, keeps all that came, and sends other debuggers away.
+final class RunWatcher: Sendable {
+    /// What was read meanwhile, and whether the end came.
+    struct Findings {
+        var bytes: [UInt8] = []
+        var failure: Connection.Failure?
+    }
+
+    private let input: Int32
+    private let listener: Listener?
+    private let stopper: Signal
+    private let done: Signal
+    private let interrupt: InterruptFlag
+    private let findings = Mutex(Findings())
+
+    /// Most bytes that are kept; a debugger that sends more waits.
+    private static let limit = 2 * Limits.packet
+
+    private init(
+        input: Int32, listener: Listener?, stopper: Signal, interrupt: InterruptFlag
+    ) throws(TransportError) {
+        done = try Signal()
+        self.input = input
+        self.listener = listener
+        self.stopper = stopper
+        self.interrupt = interrupt
+    }
+
+    /// Runs `body` with the connection watched.
+    ///
+    /// - Parameters:
+    ///   - ahead: as it stands after the bytes before `unread`.
+    ///   - unread: what was read already.
+    /// - Returns: what came meanwhile; it has not been taken by any deframer but `ahead`.
+    static func during(
+        _ connection: borrowing Connection, listener: Listener?, stopper: Signal,
+        interrupt: InterruptFlag, ahead: Deframer, _ body: () -> Void
+    ) throws(TransportError) -> Findings {
+        let watcher = try RunWatcher(
+            input: connection.input, listener: listener, stopper: stopper, interrupt: interrupt)
+        interrupt.lower()
+        var ahead = ahead
+        for byte in connection.unread where ahead.take(byte) == .interrupt { interrupt.raise() }
+        let deframer = ahead
+        let thread = try WatcherThread { watcher.run(deframer) }
+        body()
+        watcher.done.set()
+        thread.join()
+        return watcher.findings.withLock { $0 }
+    }
+
+    private func run(_ deframer: Deframer) {
+        var deframer = deframer
+        var input = input
+        var stop = stopper.number
+        var count = 0
+        while true {
+            let hasRoom = count < Self.limit
+            let ready: [Bool]
+            do throws(Connection.Failure) {
+                ready = try Poll.wait(
+                    reading: [hasRoom ? input : -1, listener?.number ?? -1, stop, done.number])
+                if ready[3] { return }
+                if ready[0] {
+                    let bytes = try Connection.read(input, atMost: Self.limit - count)
+                    count += bytes.count
+                    findings.withLock { $0.bytes += bytes }
+                    for byte in bytes where deframer.take(byte) == .interrupt {
+                        interrupt.raise()
+                    }
+                }
+            } catch {
+                // Only `done` is of interest from here on.
+                fail(error)
+                input = -1
+                continue
+            }
+            if ready[1], !ready[0] { listener?.refuseNext() }
+            if ready[2] {
+                fail(.stopped)
+                stop = -1
+            }
+        }
+    }
+
+    private func fail(_ failure: Connection.Failure) {
+        findings.withLock { $0.failure = $0.failure ?? failure }
+        interrupt.raise()
+    }
+}
+
+/// A thread that runs one function. All signals are blocked in it: they are the main program's.
+@safe
+private struct WatcherThread: ~Copyable {
+    private let thread: pthread_t
+
+    private final class Body: Sendable {
+        let run: @Sendable () -> Void
+        init(_ run: @escaping @Sendable () -> Void) { self.run = run }
+    }
+
+    init(_ body: @escaping @Sendable () -> Void) throws(TransportError) {
+        var thread = pthread_t()
+        var all = sigset_t()
+        var before = sigset_t()
+        // SAFETY: the box is retained until the thread takes it; the signal sets are locals.
+        let box = unsafe Unmanaged.passRetained(Body(body))
+        unsafe sigfillset(&all)
+        _ = unsafe pthread_sigmask(SIG_SETMASK, &all, &before)
+        let status = unsafe pthread_create(
+            &thread, nil,
+            { argument in
+                if let argument = unsafe argument {
+                    unsafe Unmanaged<Body>.fromOpaque(argument).takeRetainedValue().run()
+                }
+                return nil
+            }, box.toOpaque())
+        _ = unsafe pthread_sigmask(SIG_SETMASK, &before, nil)
+        guard status == 0 else {
+            unsafe box.release()
+            throw .noResources("a thread to watch the debugger", systemText(status))
+        }
+        self.thread = thread
+    }
+
+    consuming func join() { _ = pthread_join(thread, nil) }
+}

@@ -1,0 +1,259 @@
+import Devices
+import Execution
+import Guest
+import Machine
+import TestSupport
+import Testing
+import Trace
+
+/// Devices that are run again beside their tape, and runs that leave it, on real KVM.
+@Suite(.enabled(if: RealKVM.isThere, RealKVM.comment))
+struct BranchTests {
+    private static let virtual = ClockKind.virtual(nanosecondsPerExit: 10_000)
+    private static let timer = PCGuest.sample("timer", "30 10")
+    private static let echo = PCGuest.sample(
+        "irq-echo", input: "hello\nlonger than the queue of thirty-two bytes\n\nquit\nrest")
+    private static let sea = PCGuest(path: "/usr/share/seabios/bios.bin")
+    private static let bochs = PCGuest(path: "/usr/share/bochs/BIOS-bochs-latest")
+
+    /// Runs a trace with its devices.
+    private static func branch(
+        _ host: borrowing Host, _ path: String, console: String = "",
+        _ prepare: (inout BranchOptions) -> Void = { _ in }
+    ) throws -> BranchOutcome {
+        var options = BranchOptions()
+        options.supervision.timeoutMilliseconds = 300_000
+        prepare(&options)
+        var session = try BranchSession(
+            host: host, reader: TraceReader(path: path), options: options,
+            console: ConsoleInput(bytes: Array(console.utf8)))
+        return try session.run(SessionCallbacks())
+    }
+
+    /// Runs the devices over the whole tape.
+    private static func rerun(_ host: borrowing Host, _ path: String) throws -> String {
+        let outcome = try branch(host, path)
+        if case .endOfTape = outcome.verdict { return "as recorded" }
+        return "\(outcome.verdict)"
+    }
+
+    /// The kinds in a world stream, each once.
+    private static func kinds(_ path: String) throws -> Set<WorldEvent.Kind> {
+        var cursor = try TraceReader(path: path).worldEvents()
+        var kinds: Set<WorldEvent.Kind> = []
+        while let next = try cursor.next() { kinds.insert(next.event.kind) }
+        return kinds
+    }
+
+    // MARK: Run again
+
+    @Test(
+        arguments: [timer, echo, PCGuest.sample("entropy")],
+        [ClockKind.host, virtual, .virtual(nanosecondsPerExit: 3_000_000)])
+    func `devices that are run again answer as they did`(
+        guest: PCGuest, clock: ClockKind
+    ) throws {
+        let host = try Host()
+        let tape = try guest.record(host, clock)
+        #expect(try Self.rerun(host, tape.path) == "as recorded")
+        // Under a virtual clock, time follows from the exits.
+        #expect(try Self.kinds(tape.path).contains(.clock) == (clock == .host))
+    }
+
+    @Test func `interrupts in mid-flight are raised again`() throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted", "100").record(host, .host)
+        #expect(tape.outcome.report.midFlight.landmarks >= 90)
+        #expect(try Self.kinds(tape.path).isSuperset(of: [.kick, .acknowledge]))
+        #expect(try Self.rerun(host, tape.path) == "as recorded")
+    }
+
+    @Test func `a bare machine needs its input alone`() throws {
+        let host = try Host()
+        let directory = try TemporaryDirectory()
+        let path = directory.file("echo.vmtape")
+        _ = try TestGuest("echo", input: "hello\rexit 3\r").record(host, to: path)
+        #expect(try Self.kinds(path) == [.input])
+        #expect(try Self.rerun(host, path) == "as recorded")
+    }
+
+    @Test(
+        .enabled(if: sea.isThere, "no \(sea.path): install seabios"),
+        arguments: [ClockKind.host, virtual])
+    func `SeaBIOS finds its devices as they were`(clock: ClockKind) throws {
+        let host = try Host()
+        let tape = try Self.sea.record(host, clock) { $0.exitLimit = 3500 }
+        #expect(try Self.rerun(host, tape.path) == "as recorded")
+    }
+
+    @Test(.enabled(if: bochs.isThere, "no \(bochs.path): install bochsbios"))
+    func `the Bochs BIOS finds its devices as they were`() throws {
+        let host = try Host()
+        let tape = try Self.bochs.record(host, .host)
+        #expect(try Self.rerun(host, tape.path) == "as recorded")
+    }
+
+    @Test func `devices that answer otherwise are told of`() throws {
+        let host = try Host()
+        let directory = try TemporaryDirectory()
+        let path = directory.file("echo.vmtape")
+        // Without a world stream the serial port never gets what was typed.
+        _ = try TestGuest("echo", input: "hello\rexit 3\r").record(
+            host, to: path, limits: { $1.hasWorldStream = false })
+        let outcome = try Self.branch(host, path)
+        guard case .disagreement(let disagreement) = outcome.verdict else {
+            Issue.record("\(outcome.verdict)")
+            return
+        }
+        #expect(disagreement.exitNumber == outcome.report.exitCount)
+        #expect(disagreement.what.hasPrefix("port 0x3f"))
+        #expect(disagreement.what.contains("from the devices, and the tape has"))
+    }
+
+    // MARK: Going live
+
+    @Test(arguments: [ClockKind.host, virtual], [1, 2, 3])
+    func `the timer guest runs on to its end, and its new trace replays`(
+        clock: ClockKind, quarter: UInt64
+    ) throws {
+        let host = try Host()
+        let tape = try Self.timer.record(host, clock)
+        let middle = tape.outcome.report.exitCount * quarter / 4
+        let child = tape.directory.file("child.vmtape")
+        let console = tape.directory.file("child-console")
+        let outcome = try Self.branch(host, tape.path) {
+            $0.liveFrom = Position(after: middle)
+            $0.consoles.serial = .file(console)
+            $0.recording = RecordSession.Recording(path: child)
+        }
+        guard case .live(let ending) = outcome.verdict else {
+            Issue.record("\(outcome.verdict)")
+            return
+        }
+        #expect(ending == Ending(.halted))
+        #expect(outcome.summary?.exitCount == outcome.report.exitCount)
+        // What was printed on tape is not printed again.
+        let printed = String(decoding: Files.read(console) ?? [], as: UTF8.self)
+        #expect(printed.hasSuffix("done\n"))
+        #expect(!printed.isEmpty && printed.count < tape.console().count)
+        #expect(clock == .host || tape.console().hasSuffix(printed))
+        let replay = try TestGuest.replay(host, child)
+        #expect(replay.word == "identical")
+        #expect(replay.verifiedExits == outcome.report.exitCount)
+        #expect(try Self.rerun(host, child) == "as recorded")
+        // It names where it comes from.
+        let reader = try TraceReader(path: child)
+        let original = try TraceReader(path: tape.path)
+        let parent = try #require(reader.header.parent)
+        #expect(parent.name == "guest.vmtape" && parent.identity == original.identity)
+        #expect(parent.exit == middle + 1)
+        #expect(try parent.digest == original.digests(before: middle + 1).full)
+        #expect(reader.header.images == original.header.images)
+        // Every tick came, and under the virtual clock the run is the one that was.
+        #expect(tape.console().split(separator: "\n").last == "done")
+        if clock != .host {
+            #expect(
+                try reader.digests(before: .max).full == original.digests(before: .max).full)
+        }
+    }
+
+    @Test func `a live run takes new input from where the old was left`() throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("irq-echo", input: "hello\n").record(host, .host)
+        // Where the first line has come back.
+        var cursor = try TraceReader(path: tape.path).events()
+        var position: Position?
+        while let event = try cursor.next() {
+            guard case .exit(let exit) = event, let number = cursor.exitNumber,
+                case .io(true, _, 0x3F8, _, let data) = exit.detail,
+                cursor.array(data) == [UInt8(ascii: "O")]
+            else { continue }
+            position = Position(after: number)
+            break
+        }
+        let from = try #require(position)
+        let console = tape.directory.file("child-console")
+        let child = tape.directory.file("child.vmtape")
+        let outcome = try Self.branch(host, tape.path, console: "again\nquit\n") {
+            $0.liveFrom = from
+            $0.consoles.serial = .file(console)
+            $0.recording = RecordSession.Recording(path: child)
+        }
+        guard case .live(let ending) = outcome.verdict else {
+            Issue.record("\(outcome.verdict)")
+            return
+        }
+        #expect(ending == Ending(.halted))
+        let printed = String(decoding: Files.read(console) ?? [], as: UTF8.self)
+        #expect(printed.contains("AGAIN"))
+        #expect(!printed.contains("HELLO"))
+        #expect(try TestGuest.replay(host, child).word == "identical")
+        #expect(try Self.rerun(host, child) == "as recorded")
+    }
+
+    @Test func `a run goes live at once, and after its last exit`() throws {
+        let host = try Host()
+        let tape = try Self.timer.record(host, Self.virtual)
+        let count = tape.outcome.report.exitCount
+        for position in [Position.begin, Position(exitCount: count)] {
+            let outcome = try Self.branch(host, tape.path) { $0.liveFrom = position }
+            guard case .live(let ending) = outcome.verdict else {
+                Issue.record("\(position): \(outcome.verdict)")
+                continue
+            }
+            #expect(ending == Ending(.halted))
+            #expect(outcome.report.exitCount == count)
+            #expect(outcome.summary == nil)
+        }
+    }
+
+    @Test func `a child goes live again`() throws {
+        let host = try Host()
+        let tape = try Self.timer.record(host, .host)
+        let count = tape.outcome.report.exitCount
+        var path = tape.path
+        for (generation, part) in [3, 2].enumerated() {
+            let child = tape.directory.file("child-\(generation).vmtape")
+            let from = Position(exitCount: count / UInt64(part))
+            let outcome = try Self.branch(host, path) {
+                $0.liveFrom = from
+                $0.recording = RecordSession.Recording(path: child)
+            }
+            #expect(outcome.summary != nil, "\(outcome.verdict)")
+            #expect(try TestGuest.replay(host, child).word == "identical")
+            path = child
+        }
+    }
+
+    // MARK: What cannot be
+
+    @Test func `what it takes is said where it is missing`() throws {
+        let host = try Host()
+        let directory = try TemporaryDirectory()
+        let tape = try Self.timer.record(host, .host)
+        func refusal(
+            _ path: String, _ prepare: (inout BranchOptions) -> Void
+        ) -> String {
+            do {
+                _ = try Self.branch(host, path, prepare)
+                return "none"
+            } catch { return "\(error)" }
+        }
+        let between = refusal(tape.path) { $0.liveFrom = Position("5+3") }
+        #expect(between.contains("not at 5+3 between two"))
+        let count = tape.outcome.report.exitCount
+        let beyond = refusal(tape.path) { $0.liveFrom = Position(after: count) }
+        #expect(beyond.contains("there is no exit \(count): the trace has \(count)"))
+        // The same trace without its world stream.
+        let plain = directory.file("plain.vmtape")
+        let reader = try TraceReader(path: tape.path)
+        let writer = try TraceWriter(path: plain, header: reader.header)
+        _ = try writer.finish(
+            EndRecord(
+                reason: .halted, registers: GeneralRegisters(), system: SystemRegisters()),
+            memory: nil)
+        let without = refusal(plain) { $0.liveFrom = .begin }
+        #expect(without.contains("has no world stream"))
+        #expect(without.contains("--world on"))
+    }
+}
