@@ -16,6 +16,7 @@ extension DeviceSet {
     /// Whether an access to device memory may depend on the time.
     public func dependsOnTime(address: UInt64) -> Bool {
         Self.dependsOnTime(memoryRanges.find(address).slot)
+            || machine.hasAPIC && pc.apic?.claims(address) == true
     }
 
     private static func dependsOnTime(_ slot: Slot) -> Bool {

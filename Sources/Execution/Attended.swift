@@ -130,6 +130,16 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     }
 
     /// Passed on to the world.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        try world.hasNonMaskableInterrupt()
+    }
+
+    /// Passed on to the world.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
+        try world.acknowledgeNonMaskableInterrupt()
+    }
+
+    /// Passed on to the world.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
         try world.acknowledgeInterrupt()
     }

@@ -86,6 +86,11 @@ extension GuestCPU: Processor {
         try withSettled { cpu throws(KVMError) in try cpu.interrupt(vector: vector) }
     }
 
+    /// Queues a non-maskable interrupt; the CPU must be settled.
+    public mutating func nonMaskableInterrupt() throws(KVMError) {
+        try withSettled { cpu throws(KVMError) in try cpu.nmi() }
+    }
+
     /// Does something with all of the CPU's state, which is settled.
     mutating func whileSettled<Result: ~Copyable>(
         _ body: (inout SettledCPU) throws(KVMError) -> Result

@@ -52,6 +52,7 @@ extension RunLoop {
             return .endedByListener
         case .found: break
         }
+        try synchroniseAPIC(cpu, &side)
         let vector = try side.acknowledgeInterrupt()
         guard
             try side.interruption(

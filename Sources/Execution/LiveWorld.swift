@@ -61,7 +61,8 @@ public struct LiveWorld: World, ~Copyable {
         self.hasCompletions = hasCompletions
         silence = Silence(stall)
         hasTimerDeadline =
-            cpuidTable.first { $0.function == 1 }.map { $0.ecx >> 24 & 1 != 0 } ?? false
+            self.devices.machine.hasAPIC
+            && cpuidTable.contains { $0.function == 1 && $0.ecx >> 24 & 1 != 0 }
     }
 
     /// Keeps what comes from outside from now on, for ``tellArrivals(_:)``.
@@ -246,6 +247,7 @@ public struct LiveWorld: World, ~Copyable {
 
     /// The local APIC's timer expires when the counter has a value; 0: it does not.
     private mutating func arm(_ deadline: UInt64) {
+        devices.advance(to: clock.nanoseconds)
         devices.setTimerDeadline(deadline, at: clock.time(of: deadline))
     }
 
@@ -319,7 +321,19 @@ public struct LiveWorld: World, ~Copyable {
 
     /// Whether an interrupt waits for the CPU.
     @inline(__always)
-    public mutating func hasInterrupt() throws(ExecutionError) -> Bool { devices.hasInterrupt }
+    public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
+        devices.hasInterrupt || devices.hasNonMaskableInterrupt
+    }
+
+    /// Whether the local APIC has one.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        devices.hasNonMaskableInterrupt
+    }
+
+    /// The local APIC's is taken.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
+        devices.acknowledgeNonMaskableInterrupt()
+    }
 
     /// The interrupt controller's acknowledge cycle.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
@@ -410,7 +424,7 @@ public struct LiveWorld: World, ~Copyable {
         devices.flush()
         defer { deadline = devices.nextDeadline ?? .max }
         var jumps = 0
-        while !devices.hasInterrupt {
+        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt {
             // Somebody wants the run to end: it ends at this very exit.
             if stop.reason != nil { return .woken }
             let due = devices.nextDeadline
@@ -444,7 +458,9 @@ public struct LiveWorld: World, ~Copyable {
     /// The same, where it was recorded before: nobody waits.
     private mutating func idleAgain() -> Idling {
         defer { deadline = devices.nextDeadline ?? .max }
-        while !devices.hasInterrupt, stop.reason == nil, script.problem == nil {
+        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt, stop.reason == nil,
+            script.problem == nil
+        {
             let due = devices.nextDeadline
             // A virtual clock jumps to the next deadline, whatever has arrived.
             if due == nil || clock.isHost, let time = script.takeWake(beforeNanoseconds: due) {

@@ -43,6 +43,8 @@ public protocol Processor: ~Copyable {
     var isReadyForInterrupt: Bool { get }
     /// Injects an external interrupt; to be done when settled and ready.
     mutating func interrupt(vector: UInt8) throws(KVMError)
+    /// Queues a non-maskable interrupt; to be done when settled.
+    mutating func nonMaskableInterrupt() throws(KVMError)
     /// What a completion needs beside registers; to be asked when settled.
     mutating func extendedState() throws(KVMError) -> ExtendedState
     /// Changes the CPU as a completion says, but for RAM; to be done when settled.
@@ -95,6 +97,8 @@ extension Processor where Self: ~Copyable {
     }
     /// None.
     public var apicBase: UInt64 { 0 }
+    /// Does nothing: none comes.
+    public mutating func nonMaskableInterrupt() throws(KVMError) {}
 }
 
 /// A CPU that cannot be interrupted in mid-flight: no place is allowed.

@@ -112,6 +112,18 @@ public struct Rewriting: Sendable {
         traps = RewriteTraps(header.machine)
     }
 
+    /// The rewriting that a trace tells of, for a run that leaves it: what is executed first after
+    /// that is found as in a recording.
+    init(_ header: TraceHeader, _ plan: LoadPlan, watches: Bool) {
+        self.init(header)
+        guard watches else { return }
+        watch = CodeWatch(
+            second: (traps.timeStampPort == nil ? [] : [RewriteTraps.secondOfRDTSC])
+                + (traps.cpuidPort == nil ? [] : [RewriteTraps.secondOfCPUID]),
+            certain: Self.addresses(plan, isCertain: true),
+            loaded: Self.addresses(plan, isCertain: false))
+    }
+
     /// Puts the replacements into memory.
     ///
     /// - Throws: where memory does not hold the original bytes: this is not the image.

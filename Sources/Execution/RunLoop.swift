@@ -111,7 +111,7 @@ public struct RunLoop: ~Copyable {
                 if Self.isUncounted(other) { continue }
                 if case .debug(let stop) = other,
                     try isFalseAlarm(
-                        at: stop.pc, &cpu, isListening: Side.isListening, memory: memory)
+                        at: stop.pc, &cpu, &side, memory: memory)
                 {
                     continue
                 }
@@ -133,7 +133,7 @@ public struct RunLoop: ~Copyable {
 
     /// Tells the world's local APIC what the CPU holds of it.
     @inline(__always)
-    private func synchroniseAPIC<CPU, Side>(
+    func synchroniseAPIC<CPU, Side>(
         _ cpu: borrowing CPU, _ side: inout Side
     ) throws(ExecutionError)
     where CPU: Processor & ~Copyable, Side: World & ~Copyable {
@@ -262,10 +262,10 @@ public struct RunLoop: ~Copyable {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         // An exception that is on its way is delivered first; the interrupt comes at a later exit.
         guard exitCount != exceptionCount else { return nil }
+        let isNonMaskable = try side.hasNonMaskableInterrupt()
         // SAFETY: the page's registers do not change before the next run.
-        guard unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0 else {
-            return nil
-        }
+        let flags = unsafe cpu.registersPointer.pointee.rflags
+        guard isNonMaskable || flags & Self.interruptFlag != 0 else { return nil }
         settling: while true {
             let entered = HostThread.timestamp()
             let settlement: Settlement
@@ -279,14 +279,22 @@ public struct RunLoop: ~Copyable {
                 return outcome
             }
         }
-        guard cpu.isReadyForInterrupt, try side.hasInterrupt(), try side.landmark() == nil else {
-            return nil
+        if isNonMaskable {
+            // Where the CPU cannot take it now, KVM keeps it until it can.
+            try side.acknowledgeNonMaskableInterrupt()
+            guard try side.interruption(Interruption(.nmi, vector: 2)) else {
+                return .endedByListener
+            }
+            try kvm { () throws(KVMError) in try cpu.nonMaskableInterrupt() }
+        } else {
+            guard cpu.isReadyForInterrupt, try side.hasInterrupt(), try side.landmark() == nil
+            else { return nil }
+            let vector = try side.acknowledgeInterrupt()
+            guard try side.interruption(Interruption(.external, vector: vector)) else {
+                return .endedByListener
+            }
+            try kvm { () throws(KVMError) in try cpu.interrupt(vector: vector) }
         }
-        let vector = try side.acknowledgeInterrupt()
-        guard try side.interruption(Interruption(.external, vector: vector)) else {
-            return .endedByListener
-        }
-        do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
         // A tape may end here: the guest never exited again, or the recorder was killed.
         return try outcome(&side, natural: nil, canWake: false, memory: memory)
     }

@@ -105,6 +105,12 @@ public protocol World: ~Copyable {
     /// Whether an interrupt waits for the CPU to take it.
     mutating func hasInterrupt() throws(ExecutionError) -> Bool
 
+    /// Whether what waits is a non-maskable interrupt.
+    mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool
+
+    /// Takes the non-maskable interrupt that waits.
+    mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError)
+
     /// Takes the interrupt that waits, as the CPU's acknowledge cycle does: its vector.
     mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8
 
@@ -139,6 +145,10 @@ public protocol World: ~Copyable {
     /// executed; nil: there is none, or none is known.
     mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress?
 
+    /// Whether the loop looks for instructions to be rewritten, where it can; else
+    /// ``nextRewriting()`` tells of them.
+    var choosesRewritings: Bool { get }
+
     /// Whether something came from outside that no listener was told of.
     var hasArrivals: Bool { get }
 
@@ -152,6 +162,9 @@ extension World where Self: ~Copyable {
     /// None is known.
     @inline(__always)
     public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? { nil }
+    /// It does.
+    @inline(__always)
+    public var choosesRewritings: Bool { true }
 }
 
 /// A world without a local APIC.
@@ -161,6 +174,10 @@ extension World where Self: ~Copyable {
     public mutating func processorHolds(
         taskPriorityClass: UInt64, apicBase: UInt64
     ) throws(ExecutionError) {}
+    /// None comes.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool { false }
+    /// Nothing is to be done.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {}
 }
 
 /// A world to which nothing comes but what the guest gets of it.

@@ -103,7 +103,9 @@ extension DeviceSet {
     }
 
     /// Whether a non-maskable interrupt waits for the CPU.
-    public var hasNonMaskableInterrupt: Bool { pc.apic?.local.hasNonMaskable ?? false }
+    public var hasNonMaskableInterrupt: Bool {
+        machine.hasAPIC && pc.apic?.local.hasNonMaskable == true
+    }
 
     /// The CPU takes the non-maskable interrupt.
     public mutating func acknowledgeNonMaskableInterrupt() {
