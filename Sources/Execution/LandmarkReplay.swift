@@ -26,7 +26,8 @@ extension RunLoop {
         return try outcome(&side, natural: nil, canWake: false, memory: memory)
     }
 
-    private mutating func reachOne<CPU, Side>(
+    /// Runs on to one landmark, and injects what the tape has there.
+    mutating func reachOne<CPU, Side>(
         _ landmark: Landmark, _ cpu: inout CPU, _ side: inout Side,
         memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
