@@ -40,6 +40,8 @@ public struct RunLoop: ~Copyable {
     var codeWatch: CodeWatch?
     /// Where a breakpoint stands for the tape's next rewriting.
     var watched: GuestVirtualAddress?
+    /// What was rewritten on the way, each place once.
+    var rewrittenSites: [RewrittenSite] = []
     let stop: StopRequest
     /// KVM counts ring 0's instructions here.
     let hasCounter: Bool
@@ -187,7 +189,7 @@ public struct RunLoop: ~Copyable {
             goesOn = try handle(
                 mmio, &cpu, &side, memory: memory, entered: entered, returned: returned)
         case .other:
-            if case .debug(let stop) = other, cpu.isWatched(stop.pc) {
+            if case .debug(let stop) = other, try isRewriting(stop.pc, cpu, &side) {
                 goesOn = try rewrite(
                     at: stop.pc, &cpu, &side, memory: memory, entered: entered,
                     returned: returned)
