@@ -207,6 +207,22 @@ extension GuestCPU: Processor {
         return before
     }
 
+    /// The guest's DR6.
+    public mutating func debugStatus() throws(KVMError) -> UInt64 {
+        guard let value = try pending?.debugStatus() else { Self.gone() }
+        return value
+    }
+
+    /// Writes the guest's DR6.
+    public mutating func setDebugStatus(_ value: UInt64) throws(KVMError) {
+        try pending?.setDebugStatus(value)
+    }
+
+    /// Takes instructions off the count that were tried in vain.
+    public mutating func discountProgress(_ count: UInt64) throws(KVMError) {
+        progressOffset &-= count
+    }
+
     /// The exception behind a shutdown (KVM_GET_VCPU_EVENTS).
     public mutating func raisedException() throws(KVMError) -> UInt8 {
         try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in

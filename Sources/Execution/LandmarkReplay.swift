@@ -57,6 +57,7 @@ extension RunLoop {
                 try kvm { () throws(KVMError) in try cpu.setGuestDebug(wish) }
             }
         }
+        // Where devices are run again, they knew CR8 as it is here.
         try synchroniseAPIC(cpu, &side)
         let vector = try side.acknowledgeInterrupt()
         guard

@@ -62,7 +62,7 @@ extension RunLoop {
             if isRing3 { midFlight.refusedInRing3 += 1 }
             attempts += 1
             // Where none is found in ring 0 within the bound, the next exit arms the timer again.
-            if isRing3, attempts > Self.ring3Attempts { return nil }
+            if isRing3, !isRing3Found, attempts > Self.ring3Attempts { return nil }
             try armRetry(&cpu)
             return nil
         }

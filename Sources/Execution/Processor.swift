@@ -85,6 +85,12 @@ public protocol Processor: ~Copyable {
     /// Puts the interrupt table out of force, or back in force with this limit; also while an
     /// access waits for its answer. The result is the limit that was in force.
     mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16
+    /// The guest's DR6; also while an access waits for its answer.
+    mutating func debugStatus() throws(KVMError) -> UInt64
+    /// Writes the guest's DR6; also while an access waits for its answer.
+    mutating func setDebugStatus(_ value: UInt64) throws(KVMError)
+    /// Takes so many instructions off ``progress()``.
+    mutating func discountProgress(_ count: UInt64) throws(KVMError)
     /// The exception behind a shutdown; to be asked right after it.
     mutating func raisedException() throws(KVMError) -> UInt8
     /// Where SYSCALL goes; nil where nothing says. To be asked when settled.
@@ -135,6 +141,12 @@ extension Processor where Self: ~Copyable {
     public func isWatched(_ address: GuestVirtualAddress) -> Bool { false }
     /// Does nothing.
     public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 { 0 }
+    /// Nothing.
+    public mutating func debugStatus() throws(KVMError) -> UInt64 { 0 }
+    /// Does nothing.
+    public mutating func setDebugStatus(_ value: UInt64) throws(KVMError) {}
+    /// Does nothing.
+    public mutating func discountProgress(_ count: UInt64) throws(KVMError) {}
     /// None.
     public mutating func raisedException() throws(KVMError) -> UInt8 { 0 }
     /// None.

@@ -52,12 +52,11 @@ extension RunLoop {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         // SAFETY: the page's registers do not change before the next run.
         let system = unsafe cpu.systemRegistersPointer.pointee
-        for place in ColdPlaces.around(
+        let places = ColdPlaces.around(
             unsafe cpu.registersPointer.pointee, system: system, memory: memory)
-        {
+        for place in coldPlaces.begin(places) {
             _ = try stops.plant(place, system: system, memory: memory)
         }
-        var search = ColdPlaceSearch()
         var guestNanoseconds: UInt64 = 0
         var boundsPassed = 0
         var boundBegan: UInt64 = 0
@@ -76,24 +75,29 @@ extension RunLoop {
             if case .breakpoint = stop {
                 // SAFETY: as above.
                 let rip = unsafe cpu.registersPointer.pointee.rip
-                let verdict = search.pass(
-                    rip, nanoseconds: guestNanoseconds, others: stops.addresses.count - 1)
-                switch verdict {
+                switch coldPlaces.pass(rip, nanoseconds: guestNanoseconds) {
                 case .take:
                     try stops.unpark(&cpu, memory)
                     return .here
                 case .drop:
                     try stops.remove(rip, memory)
-                    continue
+                    guard stops.addresses.isEmpty else { continue }
+                    // It stands at a place itself, which may be the one: on to the next time.
+                    stop = try stops.step(&cpu, memory)
+                    for place in coldPlaces.settle() {
+                        _ = try stops.plant(place, system: system, memory: memory)
+                    }
                 case .keep: stop = try stops.step(&cpu, memory)
                 }
             }
             switch stop {
             case .breakpoint, .stepped: continue
             case .raised:
+                coldPlaces.leave(nanoseconds: guestNanoseconds)
                 try stops.unpark(&cpu, memory)
                 return .leftRing3
             case .exit(let exit):
+                coldPlaces.leave(nanoseconds: guestNanoseconds)
                 try stops.unpark(&cpu, memory)
                 return .exited(
                     try dealWith(exit, &cpu, &side, memory: memory, entered: entered))
@@ -110,10 +114,9 @@ extension RunLoop {
                 }
                 boundBegan = guestNanoseconds
                 boundsPassed += 1
-                // What is still waited for is cold; else what was the coldest of the others.
-                search.takesNext = true
-                if stops.addresses.isEmpty || boundsPassed > 1, let warmest = search.warmest {
-                    _ = try stops.plant(warmest, system: system, memory: memory)
+                // What is still waited for is cold; and else the coldest of the others.
+                for place in coldPlaces.settle() {
+                    _ = try stops.plant(place, system: system, memory: memory)
                 }
                 if stops.addresses.isEmpty || boundsPassed > 1,
                     try !isOutsideREP(&stops, &cpu, system, memory)

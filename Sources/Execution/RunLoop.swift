@@ -55,6 +55,8 @@ public struct RunLoop: ~Copyable {
     var watchedCode: [GuestVirtualAddress] = []
     /// The handler's first instruction is being stepped over.
     var isPassingHandler = false
+    /// What is known of where landmarks in ring 3 may stand.
+    var coldPlaces = ColdPlaceSearch()
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
     /// The timer runs.

@@ -342,6 +342,25 @@ public struct PendingCPU: ~Copyable {
         return before
     }
 
+    /// The guest's DR6 (KVM_GET_DEBUGREGS).
+    public func debugStatus() throws(KVMError) -> UInt64 { try debugRegisters().dr6 }
+
+    /// Writes the guest's DR6 (KVM_SET_DEBUGREGS), also while an access waits for its answer: the
+    /// request touches no other kind of register.
+    public mutating func setDebugStatus(_ value: UInt64) throws(KVMError) {
+        var registers = try debugRegisters()
+        registers.dr6 = value
+        try KVMError.check(
+            unsafe ckvm_set_debugregs(core.descriptor.number, &registers), "KVM_SET_DEBUGREGS")
+    }
+
+    private func debugRegisters() throws(KVMError) -> DebugRegisters {
+        var value = DebugRegisters()
+        try KVMError.check(
+            unsafe ckvm_get_debugregs(core.descriptor.number, &value), "KVM_GET_DEBUGREGS")
+        return value
+    }
+
     /// As ``SettledCPU/setGuestDebug(_:)``, also while an access waits for its answer: the request
     /// changes no register that finishes it.
     public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {

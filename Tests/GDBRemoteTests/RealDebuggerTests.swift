@@ -206,11 +206,43 @@ struct RealDebuggerTests {
             system[.cs] = Segment(base: 0x10_0000, selector: 0x4000)
             machine.system = system
             machine.moves(by: 0x10_0000)
+            machine.architecture = .x86_64
             return machine
         }
         #expect(text.contains("=> 0x400000 <_start>:\tmov    $0x5,%ecx"))
         #expect(text.contains("$1 = 0x300005"))
         #expect(text.contains("$2 = 0x100000"))
+    }
+
+    @Test func takesA32BitGuestForOne() throws {
+        let text = try session([
+            "show architecture", "break bump", "continue", "info registers", "x/i 0x400000",
+            "stepi", "reverse-continue", "reverse-continue",
+        ]) {
+            var machine = ToyMachine()
+            machine.executable = DebugExecutable(name: "toy32", bytes: ToyProgram.elf32)
+            return machine
+        }
+        #expect(text.contains("(currently \"i386\")"))
+        #expect(text.contains("hit Breakpoint 1, 0x00400020 in bump ()"))
+        #expect(text.contains("eip            0x400020            0x400020 <bump>"))
+        #expect(text.contains("esp            0x500fe8            0x500fe8"))
+        #expect(text.contains("0x400000 <_start>:\tmov    $0x5,%ecx"))
+        #expect(!text.contains("rax"))
+    }
+
+    @Test func showsA16BitGuestsInstructions() throws {
+        let text = try session([
+            "x/2i $pc", "set architecture i386", "x/i $pc", "stepi", "print $eip",
+        ]) {
+            var machine = ToyMachine()
+            machine.executable = nil
+            machine.system = SystemRegisters()
+            return machine
+        }
+        #expect(text.contains("=> 0x400000:\tmov    $0x5,%cx\n   0x400003:\tadd"))
+        #expect(text.contains("=> 0x400000:\tmov    $0x5,%ecx\n"), "as 32-bit code")
+        #expect(text.contains("= (void (*)()) 0x400005"))
     }
 
     @Test func looksAtPhysicalMemory() throws {

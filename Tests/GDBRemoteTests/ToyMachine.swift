@@ -10,6 +10,7 @@ struct ToyMachine: DebugTarget, ~Copyable {
     var breakpoints: Set<Breakpoint> = []
     var isWritable = false
     var executable: DebugExecutable? = DebugExecutable(name: "toy", bytes: ToyProgram.elf)
+    var architecture: DebugArchitecture?
     /// Registers that a test sets and the CPU does not have.
     var system: SystemRegisters?
     var floatingPoint: FloatingPointState?
