@@ -269,6 +269,20 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         return isOverdue
     }
 
+    /// Live only.
+    public var watchesSilence: Bool { isLive && world.watchesSilence }
+
+    /// Live only.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? {
+        guard isLive else { return nil }
+        let ending = try world.silence(
+            exitCount: exitCount, progress: progress, canWake: canWake)
+        try tellArrivals()
+        return ending
+    }
+
     /// The tape's.
     public mutating func landmark() throws(ExecutionError) -> Landmark? {
         isLive ? nil : try tape.landmark()
