@@ -32,7 +32,8 @@ extension RunLoop {
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var search = LandmarkSearch(landmark)
-        var armed = GuestDebug.off
+        var armed = standingDebug
+        isPassingHandler = false
         let found = try find(&search, &armed, &cpu, &side, memory: memory)
         midFlight.hits += search.hits
         midFlight.rejectedHits += search.rejectedHits
@@ -50,8 +51,14 @@ extension RunLoop {
                     progress: try kvm { () throws(KVMError) in try cpu.progress() },
                     hits: search.hits, rejectedHits: search.rejectedHits))
             return .endedByListener
-        case .found: break
+        case .found:
+            if syscallHandler != nil {
+                let wish = standingDebug
+                try kvm { () throws(KVMError) in try cpu.setGuestDebug(wish) }
+            }
         }
+        // Where devices are run again, they knew CR8 as it is here.
+        try synchroniseAPIC(cpu, &side)
         let vector = try side.acknowledgeInterrupt()
         guard
             try side.interruption(

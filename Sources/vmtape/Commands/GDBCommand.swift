@@ -1,3 +1,4 @@
+internal import Analysis
 internal import ArgumentParser
 internal import Execution
 internal import Glibc
@@ -54,12 +55,13 @@ struct GDBCommand: ParsableCommand {
         _ = try TraceFile.open(file)
         var server = [
             try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.text,
-            "--keyframe-memory", "\(keyframeMemory.bytes)", "--quiet",
+            "--keyframe-memory", "\(keyframeMemory.bytes)", "--quiet", "--followed",
         ]
         if force { server.append("--force") }
         let command = server.map(Self.quoted).joined(separator: " ")
         var words = [debugger]
         if let symbols { words.append(symbols) }
+        if let script = Self.makeScript() { words += ["-ix", "/proc/self/fd/\(script)"] }
         words += ["-ex", "target remote | \(command)"] + arguments
         throw CommandFailure(status: Status.couldNot, Self.become(words))
     }
@@ -76,6 +78,30 @@ struct GDBCommand: ParsableCommand {
             throw CommandFailure(status: Status.couldNot, "/proc/self/exe cannot be read")
         }
         return String(decoding: buffer[..<count], as: UTF8.self)
+    }
+
+    /// What gdb reads before all else: `monitor` commands move the machine, and gdb does not know.
+    private static let script = """
+        define hookpost-monitor
+        pipe maintenance flush register-cache | cat >/dev/null
+        pipe maintenance flush dcache | cat >/dev/null
+        end
+        """
+
+    /// A file without a name, which gdb inherits; nil where there can be none, and gdb goes without.
+    private static func makeScript() -> Int32? {
+        var name = Array("/tmp/vmtape-gdb.XXXXXX".utf8CString)
+        // SAFETY: mkstemp changes the six letters of a string that is NUL-terminated, and unlink
+        // reads it.
+        let descriptor = unsafe mkstemp(&name)
+        guard descriptor >= 0 else { return nil }
+        unsafe unlink(&name)
+        let stream = OutputStream(descriptor: descriptor)
+        stream.write(script)
+        stream.write("\n")
+        stream.flush()
+        guard !stream.hasFailed, lseek(descriptor, 0, SEEK_SET) == 0 else { return nil }
+        return descriptor
     }
 
     /// A word as a shell takes it: gdb runs what follows the bar by one.

@@ -17,7 +17,14 @@ struct ReplayTarget: DebugTarget, ~Copyable {
     /// IA32_KERNEL_GS_BASE (Intel SDM vol. 4, table 2-2).
     private static let kernelGSBase: UInt32 = 0xC000_0102
 
-    init(_ run: consuming RecordedRun) {
+    /// The debugger asks again after a `monitor` command, and needs not be told to.
+    private let isFollowed: Bool
+
+    /// Takes the machine as it stands.
+    ///
+    /// - Parameter isFollowed: the debugger notices by itself where a `monitor` command moved.
+    init(_ run: consuming RecordedRun, isFollowed: Bool) {
+        self.isFollowed = isFollowed
         let image = run.sources.plan?.image
         let name = run.reader.header.images.first?.name
         executable = image.flatMap { image in
@@ -176,7 +183,9 @@ struct ReplayTarget: DebugTarget, ~Copyable {
     mutating func monitor(
         _ command: MonitorCommand, until interrupt: InterruptFlag
     ) throws(DebugError) -> MonitorReply {
-        try MonitorAnswers.answer(command, &run, interrupt)
+        var reply = try MonitorAnswers.answer(command, &run, interrupt)
+        if isFollowed { reply.didMove = false }
+        return reply
     }
 
     /// Does something with the run; what fails is told to the person at the debugger.
