@@ -6,7 +6,8 @@ internal import Machine
 enum DebuggerTarget {
     static func run(_ input: [UInt8]) {
         guard let first = input.first else { return }
-        var machine = CheckedMachine(isWritable: first & 2 != 0)
+        var machine = CheckedMachine(
+            isWritable: first & 2 != 0, architecture: first & 4 != 0 ? .x86_64 : nil)
         var conversation = Conversation()
         let interrupt = InterruptFlag()
         let rest = input.dropFirst()
@@ -63,6 +64,7 @@ enum DebuggerTarget {
 /// A machine that holds the server to what it promises a target.
 private struct CheckedMachine: DebugTarget, ~Copyable {
     let isWritable: Bool
+    let architecture: DebugArchitecture?
     var breakpoints: Set<Breakpoint> = []
     private var state = TargetRegisters(
         general: GeneralRegisters(), system: SystemRegisters(), kernelGSBase: 0,
@@ -75,7 +77,10 @@ private struct CheckedMachine: DebugTarget, ~Copyable {
     let executable: DebugExecutable? = DebugExecutable(
         name: "guest", bytes: [UInt8](repeating: 0x7D, count: 100_000))
 
-    init(isWritable: Bool) { self.isWritable = isWritable }
+    init(isWritable: Bool, architecture: DebugArchitecture?) {
+        self.isWritable = isWritable
+        self.architecture = architecture
+    }
 
     private func check(_ thread: DebugThread.ID) {
         require(thread == 1 || thread == 2, "a thread is one of those there are")

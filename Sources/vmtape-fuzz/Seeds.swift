@@ -60,7 +60,7 @@ struct Seeds {
         case .debugger:
             return [
                 ("lines", [1] + Array(Self.packets.utf8)),
-                ("writable", [3] + Array(Self.packets.utf8)),
+                ("writable", [7] + Array(Self.packets.utf8)),
                 ("bytes", [0] + Array(Self.stream.utf8)),
             ]
         }

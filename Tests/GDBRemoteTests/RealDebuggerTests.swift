@@ -270,6 +270,16 @@ struct RealDebuggerTests {
         #expect(text.contains("The write to 0x500000 was refused: the recording is read-only"))
     }
 
+    @Test func saysWhyAWatchpointIsRefused() throws {
+        let text = try session(["watch *(long *)&counter", "continue", "delete", "monitor when"]) {
+            var machine = ToyMachine()
+            machine.refusal = DebugError("not mapped here")
+            return machine
+        }
+        #expect(text.contains("Could not insert hardware watchpoint 1."))
+        #expect(text.contains("The watchpoint at 0x500000: not mapped here"))
+    }
+
     @Test func writesWhereItMay() throws {
         let text = try session([
             "set $rcx = 1", "set *(long *)&counter = 100", "set $rip = 0x400007",

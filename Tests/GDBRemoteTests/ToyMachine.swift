@@ -20,6 +20,8 @@ struct ToyMachine: DebugTarget, ~Copyable {
     var running: InterruptFlag?
     /// What `resume` throws next.
     var failure: DebugError?
+    /// What `insert` throws.
+    var refusal: DebugError?
     /// What the next stop says beside its reason.
     var note = ""
     /// What was asked with `monitor`.
@@ -86,6 +88,7 @@ struct ToyMachine: DebugTarget, ~Copyable {
     }
 
     mutating func insert(_ breakpoint: Breakpoint) throws(DebugError) {
+        if let refusal { throw refusal }
         precondition(breakpoints.insert(breakpoint).inserted, "there already")
     }
 

@@ -204,6 +204,17 @@ import Testing
         #expect(talk.say("qC").isEmpty, "nothing after the end")
     }
 
+    @Test func saysWhyABreakpointIsRefused() {
+        var talk = Talk()
+        talk.machine.refusal = DebugError("not mapped here")
+        #expect(talk.ask("Z2,1000,8") == "E.not mapped here")
+        #expect(talk.ask("Z2,1000,8") == "E.not mapped here")
+        #expect(talk.ask("z2,1000,8") == "OK")
+        #expect(consoleText(talk.say("s")) == "The watchpoint at 0x1000: not mapped here\n")
+        talk.machine.refusal = nil
+        #expect(talk.ask("Z2,1000,8") == "OK")
+    }
+
     @Test func listsThreads() {
         var talk = Talk()
         #expect(talk.ask("qC") == "QC1")

@@ -169,7 +169,12 @@ struct Session {
             try target.insert(breakpoint)
             breakpoints.insert(breakpoint)
             sendOK()
-        } catch { fail(error) }
+        } catch {
+            // gdb says only that it could not insert it.
+            let what = breakpoint.kind.isWatchpoint ? "watchpoint" : "breakpoint"
+            showLater("The \(what) at 0x\(String(breakpoint.address, radix: 16)): \(error)")
+            fail(error)
+        }
     }
 
     mutating func remove<Target: DebugTarget & ~Copyable>(
