@@ -243,6 +243,7 @@ struct RealDebuggerTests {
         #expect(text.contains("=> 0x400000:\tmov    $0x5,%cx\n   0x400003:\tadd"))
         #expect(text.contains("=> 0x400000:\tmov    $0x5,%ecx\n"), "as 32-bit code")
         #expect(text.contains("= (void (*)()) 0x400005"))
+        #expect(!text.contains("OS ABI"))
     }
 
     @Test func looksAtPhysicalMemory() throws {

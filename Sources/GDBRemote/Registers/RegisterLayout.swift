@@ -59,6 +59,8 @@ struct RegisterLayout: Sendable {
 
     /// The name of the architecture, as BFD has it.
     let architecture: String
+    /// Whether the debugger is to look for no operating system: it warns where it knows none.
+    var hasNoSystem: Bool { architecture == Self.i8086.architecture }
     /// Whether registers have 32 bits.
     var isNarrow: Bool { architecture != Self.x86_64.architecture }
     /// All features, in the order of the register numbers.

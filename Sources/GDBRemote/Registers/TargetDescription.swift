@@ -7,7 +7,7 @@ enum TargetDescription {
             <!DOCTYPE target SYSTEM "gdb-target.dtd">
             <target version="1.0">
             <architecture>\(layout.architecture)</architecture>
-
+            \(layout.hasNoSystem ? "<osabi>none</osabi>\n" : "")
             """
         var number = 0
         for feature in layout.features {
