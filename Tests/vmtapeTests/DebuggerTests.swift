@@ -187,7 +187,8 @@ struct DebuggerTests {
         #expect(places.count == 4, "\(session.output)\(session.errors)")
         #expect(places[1] == places[3])
         #expect(places[1] != places[2])
-        #expect(session.part("exits").split(separator: "\n").filter { $0.contains("0x3f") }.count == 4)
+        #expect(
+            session.part("exits").split(separator: "\n").filter { $0.contains("0x3f") }.count == 4)
         #expect(session.part("exit").contains("rax"))
         #expect(session.part("info").contains("231 exits"))
         #expect(session.part("kept").contains("kept 2"))
