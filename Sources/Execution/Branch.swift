@@ -229,6 +229,19 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         isLive ? try world.hasInterrupt() : try tape.hasInterrupt()
     }
 
+    /// As the tape has it.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        isLive ? try world.hasNonMaskableInterrupt() : try tape.hasNonMaskableInterrupt()
+    }
+
+    /// The devices must have one where the tape has.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
+        if !isLive, try !world.hasNonMaskableInterrupt() {
+            disagree("the tape has a non-maskable interrupt, and the devices have none")
+        }
+        try world.acknowledgeNonMaskableInterrupt()
+    }
+
     /// The tape's vector, which the devices must give too.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
         if isLive { return try world.acknowledgeInterrupt() }
@@ -240,19 +253,6 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
             disagree("the devices interrupt with vector \(own), and the tape has \(vector)")
         }
         return vector
-    }
-
-    /// As the tape has it.
-    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
-        isLive ? try world.hasNonMaskableInterrupt() : try tape.hasNonMaskableInterrupt()
-    }
-
-    /// The devices must have had one.
-    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
-        if !isLive, try !world.hasNonMaskableInterrupt() {
-            disagree("the tape has a non-maskable interrupt, and the devices have none")
-        }
-        try world.acknowledgeNonMaskableInterrupt()
     }
 
     /// Live only.
@@ -267,6 +267,20 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         let isOverdue = try world.hasOverdueInterrupt()
         try tellArrivals()
         return isOverdue
+    }
+
+    /// Live only.
+    public var watchesSilence: Bool { isLive && world.watchesSilence }
+
+    /// Live only.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? {
+        guard isLive else { return nil }
+        let ending = try world.silence(
+            exitCount: exitCount, progress: progress, canWake: canWake)
+        try tellArrivals()
+        return ending
     }
 
     /// The tape's.

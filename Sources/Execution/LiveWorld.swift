@@ -247,7 +247,6 @@ public struct LiveWorld: World, ~Copyable {
 
     /// The local APIC's timer expires when the counter has a value; 0: it does not.
     private mutating func arm(_ deadline: UInt64) {
-        devices.advance(to: clock.nanoseconds)
         devices.setTimerDeadline(deadline, at: clock.time(of: deadline))
     }
 
@@ -316,7 +315,10 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func processorHolds(
         taskPriorityClass: UInt64, apicBase: UInt64
     ) throws(ExecutionError) {
-        devices.synchroniseAPIC(taskPriorityClass: taskPriorityClass, base: apicBase)
+        // What the priority held back, or lets through now, changes what is waited for.
+        if devices.synchroniseAPIC(taskPriorityClass: taskPriorityClass, base: apicBase) {
+            deadline = devices.nextDeadline ?? .max
+        }
     }
 
     /// Whether an interrupt waits for the CPU.

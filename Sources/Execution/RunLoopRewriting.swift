@@ -43,10 +43,15 @@ extension RunLoop {
         try stand(choice, &cpu)
     }
 
-    private func stand<CPU: Processor & ~Copyable>(
+    private mutating func stand<CPU: Processor & ~Copyable>(
         _ addresses: [GuestVirtualAddress], _ cpu: inout CPU
     ) throws(ExecutionError) {
-        try kvm { () throws(KVMError) in try cpu.watchCode(addresses) }
+        watchedCode = addresses
+        let wish = standingDebug
+        try kvm { () throws(KVMError) in
+            try cpu.watchCode(addresses)
+            if syscallHandler != nil { try cpu.setGuestDebug(wish) }
+        }
     }
 
     /// Whether a breakpoint of the watch was hit and there is nothing to be rewritten: ring 3, or

@@ -138,6 +138,7 @@ struct ReplayCommand: ParsableCommand {
                 "vmtape: replayed \(RunText.grouped(outcome.verifiedExits)) exits in "
                     + "\(RunText.duration(nanoseconds: outcome.report.nanoseconds)): "
                     + ReplayText.verdict(outcome, reader))
+            if let line = ReplayText.midFlight(outcome.report.midFlight) { Message.line(line) }
         }
     }
 }
