@@ -156,6 +156,16 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     }
 
     /// Passed on to the world.
+    public var watchesSilence: Bool { world.watchesSilence }
+
+    /// Passed on to the world.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? {
+        try world.silence(exitCount: exitCount, progress: progress, canWake: canWake)
+    }
+
+    /// Passed on to the world.
     public mutating func landmark() throws(ExecutionError) -> Landmark? { try world.landmark() }
 
     /// Passed on to the world.

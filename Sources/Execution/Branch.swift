@@ -229,19 +229,6 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         isLive ? try world.hasInterrupt() : try tape.hasInterrupt()
     }
 
-    /// As the tape has it.
-    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
-        isLive ? try world.hasNonMaskableInterrupt() : try tape.hasNonMaskableInterrupt()
-    }
-
-    /// The devices must have one where the tape has.
-    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
-        if !isLive, try !world.hasNonMaskableInterrupt() {
-            disagree("the tape has a non-maskable interrupt, and the devices have none")
-        }
-        try world.acknowledgeNonMaskableInterrupt()
-    }
-
     /// The tape's vector, which the devices must give too.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
         if isLive { return try world.acknowledgeInterrupt() }
@@ -253,6 +240,19 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
             disagree("the devices interrupt with vector \(own), and the tape has \(vector)")
         }
         return vector
+    }
+
+    /// As the tape has it.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        isLive ? try world.hasNonMaskableInterrupt() : try tape.hasNonMaskableInterrupt()
+    }
+
+    /// The devices must have had one.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
+        if !isLive, try !world.hasNonMaskableInterrupt() {
+            disagree("the tape has a non-maskable interrupt, and the devices have none")
+        }
+        try world.acknowledgeNonMaskableInterrupt()
     }
 
     /// Live only.
@@ -344,6 +344,10 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
     public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? {
         isLive ? nil : try tape.nextRewriting()
     }
+
+    /// Once it is live.
+    @inline(__always)
+    public var choosesRewritings: Bool { isLive }
 
     /// The tape's answer; the world is asked too.
     public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {

@@ -98,7 +98,8 @@ public struct BranchSession: ~Copyable {
         configuration.debugConsole = options.consoles.debugConsole
         let machine = try GuestMachine.replaying(
             reader, host: host, isForced: options.isForced,
-            differences: host.probe.facts.behavioursThatDiffer(from: reader.header.hostFacts))
+            differences: host.probe.facts.behavioursThatDiffer(from: reader.header.hostFacts),
+            watches: options.liveFrom != nil && host.probe.behaviour.breakpointRing0 == .yes)
         let cursor = try trace { () throws(TraceError) in try reader.tape() }
         let tape = try Tape(
             cursor, file: reader.path, registers: machine.registers,

@@ -131,7 +131,7 @@ struct CurrentMemoryDigest: ~Copyable {
     }
 
     /// The digest now; the time it takes goes with the pages written since the last call.
-    mutating func current(_ machine: inout GuestMachine) throws(ExecutionError) -> MemoryDigest {
+    mutating func current(_ machine: inout GuestMachine) throws(ExecutionError) -> Digest128 {
         try machine.collectWrites()
         for slot in machine.writes?.take(reader) ?? [] {
             guard let number = machine.memory.pageSlots.page(ofSlot: slot),
@@ -142,6 +142,6 @@ struct CurrentMemoryDigest: ~Copyable {
             digest.replace(
                 pageNumber: number, with: unsafe MemoryDigest.page(number: number, bytes: bytes))
         }
-        return digest
+        return digest.digest
     }
 }

@@ -159,6 +159,27 @@ extension GuestCPU: Processor {
             ? .off : GuestDebug(breakpoints: watchedCode.map { GuestDebug.Breakpoint($0) })
     }
 
+    /// Whether an interrupt or exception is on its way into the guest; the CPU must be settled.
+    mutating func hasEventUnderWay() throws(KVMError) -> Bool {
+        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            let events = try cpu.events()
+            return events.exceptionInjected || events.exceptionPending || events.interruptInjected
+                || events.nmiInjected || events.nmiPending
+        }
+    }
+
+    /// Settles a CPU whose state is of no more use; exits go unanswered.
+    mutating func abandon() throws(ExecutionError) {
+        // An access of one instruction at a time: 1,024 of a REP, two halves of an MMIO.
+        for _ in 0..<Self.abandonedExits {
+            let step = try kvm { () throws(KVMError) in try settle() }
+            if case .settled = step { return }
+        }
+        throw .kvm(.malformed("a vCPU that does not settle"))
+    }
+
+    private static let abandonedExits = 1 << 16
+
     /// Puts RFLAGS back; the CPU must be settled.
     public mutating func restoreFlags(_ flags: UInt64) throws(KVMError) {
         try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in

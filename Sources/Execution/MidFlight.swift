@@ -35,6 +35,9 @@ extension RunLoop {
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         isKickArmed = false
+        if side.watchesSilence, let ending = try lookAtSilence(&cpu, &side) {
+            return .ended(ending)
+        }
         guard try side.hasOverdueInterrupt() else {
             if let delay = try side.kickDelay() { try armKick(&cpu, nanoseconds: delay) }
             return nil
@@ -131,13 +134,31 @@ extension RunLoop {
         return nil
     }
 
+    /// Has the world judge how long the guest has made no exit.
+    private func lookAtSilence<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side
+    ) throws(ExecutionError) -> Ending?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        let progress = try kvm { () throws(KVMError) in try cpu.progress() }
+        // SAFETY: the page's registers do not change before the next run.
+        let flags = unsafe cpu.registersPointer.pointee.rflags
+        return try side.silence(
+            exitCount: exitCount, progress: progress, canWake: flags & Self.interruptFlag != 0)
+    }
+
     /// The digest of everything that decides what the guest does next: registers, the CPU's other
     /// state, and RAM.
     static func wholeState<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ registers: GeneralRegisters, _ memory: borrowing GuestMemory
     ) throws(KVMError) -> Digest128 {
+        try wholeState(&cpu, registers, memory: memory.digest().digest)
+    }
+
+    /// The same, the digest of RAM being known.
+    static func wholeState<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ registers: GeneralRegisters, memory ram: Digest128
+    ) throws(KVMError) -> Digest128 {
         let rest = try cpu.stateDigest()
-        let ram = memory.digest().digest
         var bytes: [UInt8] = []
         bytes.reserveCapacity(32 + Register.allCases.count * 8)
         for register in Register.allCases {

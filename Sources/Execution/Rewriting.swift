@@ -93,18 +93,35 @@ public struct Rewriting: Sendable {
             return
         }
         let behaviour = host.probe.behaviour
-        let isShown =
-            behaviour.cpuidRing0 == .yes && behaviour.unhideableLeaf1ECX == 0
-            && behaviour.unhideableLeaf1EDX == 0
         self.init(
-            configuration.plan, rewritesCPUID: !isShown,
+            configuration.plan, rewritesCPUID: !behaviour.hidesCPUID,
             watches: behaviour.breakpointRing0 == .yes)
     }
+
+    /// What a trace keeps of it, as properties of the machine.
+    var properties: [Property] {
+        traps.properties + (watch == nil ? [] : [Self.watchProperty])
+    }
+
+    /// What no file tells of is rewritten when it is first executed.
+    static let watchProperty = Property("rewrite.when-executed", "on")
 
     /// The rewriting that a trace tells of.
     init(_ header: TraceHeader) {
         sites = header.rewrittenSites
         traps = RewriteTraps(header.machine)
+    }
+
+    /// The rewriting that a trace tells of, for a run that leaves it: what is executed first after
+    /// that is found as in a recording.
+    init(_ header: TraceHeader, _ plan: LoadPlan, watches: Bool) {
+        self.init(header)
+        guard watches else { return }
+        watch = CodeWatch(
+            second: (traps.timeStampPort == nil ? [] : [RewriteTraps.secondOfRDTSC])
+                + (traps.cpuidPort == nil ? [] : [RewriteTraps.secondOfCPUID]),
+            certain: Self.addresses(plan, isCertain: true),
+            loaded: Self.addresses(plan, isCertain: false))
     }
 
     /// Puts the replacements into memory.

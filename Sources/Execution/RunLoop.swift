@@ -111,7 +111,7 @@ public struct RunLoop: ~Copyable {
                 if Self.isUncounted(other) { continue }
                 if case .debug(let stop) = other,
                     try isFalseAlarm(
-                        at: stop.pc, &cpu, isListening: Side.isListening, memory: memory)
+                        at: stop.pc, &cpu, &side, memory: memory)
                 {
                     continue
                 }
@@ -303,22 +303,20 @@ public struct RunLoop: ~Copyable {
     struct Place: Sendable {
         var exitCount: UInt64
         fileprivate var exceptionCount: UInt64
-        fileprivate var finder: InstructionFinder.Memory
-
-        /// What it takes in memory beside other places, in bytes.
-        var byteCount: Int { MemoryLayout<Place>.size }
+        /// What was found of the instructions at its sites.
+        fileprivate(set) var sites: InstructionFinder.Memory
     }
 
     /// Where the loop stands: to be set only together with CPU, memory and world.
     var place: Place {
         get {
             Place(
-                exitCount: exitCount, exceptionCount: exceptionCount, finder: finder.memory)
+                exitCount: exitCount, exceptionCount: exceptionCount, sites: finder.memory)
         }
         set {
             exitCount = newValue.exitCount
             exceptionCount = newValue.exceptionCount
-            finder.memory = newValue.finder
+            finder.memory = newValue.sites
             unansweredExit = nil
         }
     }

@@ -15,7 +15,7 @@ extension RunLoop {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError)
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        if codeWatch != nil {
+        if codeWatch != nil, side.choosesRewritings {
             // SAFETY: the page's registers do not change before the next run.
             let rip = unsafe cpu.registersPointer.pointee.rip
             let base = unsafe cpu.systemRegistersPointer.pointee.words[0]
@@ -52,19 +52,20 @@ extension RunLoop {
     /// Whether a breakpoint of the watch was hit and there is nothing to be rewritten: ring 3, or
     /// other bytes by now. That is no exit.
     @inline(never)
-    mutating func isFalseAlarm<CPU: Processor & ~Copyable>(
-        at place: GuestVirtualAddress, _ cpu: inout CPU, isListening: Bool,
+    mutating func isFalseAlarm<CPU, Side>(
+        at place: GuestVirtualAddress, _ cpu: inout CPU, _ side: inout Side,
         memory: borrowing GuestMemory
-    ) throws(ExecutionError) -> Bool {
-        guard codeWatch != nil, cpu.isWatched(place) else { return false }
-        if !isListening {
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        guard codeWatch != nil, side.choosesRewritings, cpu.isWatched(place) else { return false }
+        if !Side.isListening {
             try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }
         }
         // SAFETY: the page's registers do not change before the next run.
         let system = unsafe cpu.systemRegistersPointer.pointee
         guard rewriting(at: place, system: system, memory: memory) == nil else { return false }
         codeWatch?.remove(place)
-        try chooseCode(&cpu, isListening, memory: memory)
+        try chooseCode(&cpu, Side.isListening, memory: memory)
         return true
     }
 

@@ -78,8 +78,12 @@ public struct Tape: World, RunListener, ~Copyable {
         progress.set(exitCount)
     }
 
-    /// A place on a tape between two rows, to come back to.
-    struct Place: Sendable {
+    /// A place on a tape between two rows, to come back to. Places of one tape are compared.
+    struct Place: Equatable, Sendable {
+        static func == (a: Self, b: Self) -> Bool {
+            a.exitCount == b.exitCount && a.rowsSinceExit == b.rowsSinceExit
+        }
+
         var exitCount: UInt64
         fileprivate var rowsSinceExit: Int
         // What rows are encoded relative to.

@@ -29,11 +29,13 @@ extension TraceHeader {
                     Property("clock", configuration.clock.name),
                     Property(
                         "interrupts",
-                        configuration.clock == .host ? "at exits, or in mid-flight" : "at exits"),
+                        configuration.clock == .host
+                            ? "at exits, or in mid-flight"
+                            : configuration.stall == .kick
+                                ? "at exits, or in mid-flight where the guest stalls" : "at exits"),
                     Property("completions", configuration.completesInstructions ? "on" : "off"),
                     Property(MSRFilterProperty.key, MSRFilterProperty.text(msrFilter)),
-                ] + devices.properties.map { Property($0.key, $0.value) }
-                    + rewriting.traps.properties),
+                ] + devices.properties.map { Property($0.key, $0.value) } + rewriting.properties),
             requestedCPUID: requestedCPUID, observedCPUID: observedCPUID, hostFacts: host,
             images: plan.records.map { ImageRecord($0) },
             commandLine: plan.records.first?["command-line"] ?? "",

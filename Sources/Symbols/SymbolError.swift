@@ -41,6 +41,9 @@ public enum SymbolError: Error, Equatable, CustomStringConvertible {
 public enum SymbolWarning: Equatable, Sendable, CustomStringConvertible {
     /// Line numbers of an image are left out, in part or whole; `detail` is libdw's text.
     case damagedDebugInformation(image: String, detail: String)
+    /// Call frame information of an image is left out, in part or whole; `detail` says where it
+    /// makes no sense.
+    case damagedCallFrames(image: String, detail: String)
     /// A file of symbols was built from something else than the image in the trace.
     case buildIDDiffers(file: String, found: [UInt8], image: String, expected: [UInt8])
 
@@ -50,6 +53,9 @@ public enum SymbolWarning: Equatable, Sendable, CustomStringConvertible {
         case .damagedDebugInformation(let image, let detail):
             "\(image): debug information cannot be used in full (\(detail)); "
                 + "lines may be missing"
+        case .damagedCallFrames(let image, let detail):
+            "\(image): call frame information cannot be used in full (\(detail)); "
+                + "backtraces may end early"
         case .buildIDDiffers(let file, let found, let image, let expected):
             "\(file): build-id \(hexadecimal(found)) differs from \(hexadecimal(expected)) of "
                 + "\(image); its symbols are of another build"

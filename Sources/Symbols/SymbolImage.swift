@@ -20,9 +20,8 @@ public final class SymbolImage {
     private let lines: DebugInformation?
     /// The file, for what is read only when it is asked for; nil for a text of symbols.
     private let file: ELFFile?
-    /// How to find callers: call frame information, read when first asked for. Most sessions
-    /// never look at a stack.
-    private(set) lazy var callFrames = file.flatMap(CallFrameInformation.init)
+    /// What ``callFrames`` read, once it did.
+    private var readCallFrames: CallFrameInformation??
     /// Physical ranges that differ from the linked ones, with what leads from them to those.
     private let physicalRanges: [(range: Range<UInt64>, toLinked: UInt64)]
 
@@ -102,11 +101,25 @@ public final class SymbolImage {
     /// Whether the file has line numbers.
     public var hasLines: Bool { lines != nil }
 
-    /// What should be known about the file: at most one warning of damage, which may come when an
-    /// address is looked up.
+    /// What should be known about the file: at most one warning of damaged lines and one of damaged
+    /// frames, which may come when an address is looked up or a stack unwound.
     public var warnings: [SymbolWarning] {
-        guard let detail = unusableLines ?? lines?.damage else { return [] }
-        return [.damagedDebugInformation(image: name, detail: detail)]
+        var warnings: [SymbolWarning] = []
+        if let detail = unusableLines ?? lines?.damage {
+            warnings.append(.damagedDebugInformation(image: name, detail: detail))
+        }
+        if let detail = readCallFrames??.damage {
+            warnings.append(.damagedCallFrames(image: name, detail: detail))
+        }
+        return warnings
+    }
+
+    /// How to find callers; read when first asked for, since most sessions never look at a stack.
+    var callFrames: CallFrameInformation? {
+        if let known = readCallFrames { return known }
+        let found = file.flatMap(CallFrameInformation.init)
+        readCallFrames = .some(found)
+        return found
     }
 
     /// How an address in the guest is looked up in an image.

@@ -1,7 +1,8 @@
 internal import Machine
 internal import Symbols
 
-/// Symbol files. The first byte says what the rest is: an ELF file or a map.
+/// Symbol files, and stacks unwound by them. The first byte says what the rest is: an ELF file or a
+/// map; memory holds the same bytes again and again.
 enum SymbolsTarget {
     static func run(_ input: [UInt8]) {
         guard let first = input.first else { return }
@@ -23,6 +24,23 @@ enum SymbolsTarget {
                 _ = (found?.fullText, found?.stack)
             }
         }
+        for address in addresses.prefix(16) { unwind(address, symbolizer, memory: bytes) }
         _ = symbolizer.warnings
+    }
+
+    private static func unwind(_ address: UInt64, _ symbolizer: Symbolizer, memory: [UInt8]) {
+        guard !memory.isEmpty else { return }
+        var registers = GeneralRegisters()
+        registers.rip = address
+        registers[.rsp] = 0x8000
+        registers[.rbp] = 0x8010
+        var system = SystemRegisters()
+        system[.cr0] = 1
+        system[.efer] = 1 << 10
+        system[.cs] = Segment(type: 11, l: address & 1 == 0)
+        let backtrace = Unwinder(symbolizer, limit: 32).backtrace(registers, system) { at, count in
+            (0..<UInt64(count)).map { memory[Int((at.rawValue &+ $0) % UInt64(memory.count))] }
+        }
+        precondition((1...32).contains(backtrace.frames.count))
     }
 }

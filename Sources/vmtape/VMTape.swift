@@ -25,7 +25,7 @@ struct VMTape: ParsableCommand {
         subcommands: [
             RunCommand.self, RecordCommand.self, ReplayCommand.self, InfoCommand.self,
             DumpCommand.self, FindCommand.self, StatCommand.self, DiffCommand.self,
-            ExportCommand.self,
+            ExportCommand.self, GDBCommand.self,
             ConsoleCommand.self,
             VerifyCommand.self,
             DoctorCommand.self,

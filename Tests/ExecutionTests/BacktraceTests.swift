@@ -195,5 +195,46 @@ private enum GDB {
         #expect(text.contains("exit of a sample"))
     }
 
+    /// A 32-bit guest gives an ELF32 core. It is loaded, and not run: nothing here needs KVM.
+    @Test(.enabled(if: Files.exists(GDB.path), "needs gdb: \(GDB.path) is not there"))
+    func gdbReadsACoreOfThirtyTwoBits() throws {
+        let directory = try TemporaryDirectory()
+        let image = "\(Files.repository)/Tests/SymbolsTests/Fixtures/kernel32.elf"
+        let plan = try LoadPlan(
+            image: GuestFile(path: image), ram: RAMLayout(lengthInBytes: 4 << 20))
+        let memory = try GuestMemory(layout: plan.ram)
+        try plan.apply(to: memory)
+        let symbolizer = Symbolizer()
+        try symbolizer.addGuestImage(elf: plan.image, name: image)
+        let write = try #require(symbolizer.addresses(ofSymbol: "uart_write").first)
+        // As if _start had called it: at its first instruction, the return address on the stack.
+        var registers = plan.registers
+        registers.rip = write.rawValue
+        registers[.rsp] = 0x20_0000
+        let start = try #require(symbolizer.addresses(ofSymbol: "_start").first)
+        try memory.write(
+            GuestPhysicalAddress(0x20_0000),
+            [UInt8(truncatingIfNeeded: start.rawValue) + 7, 0, 0x10, 0])
+        let backtrace = Unwinder(symbolizer).backtrace(registers, plan.systemRegisters) {
+            PageWalk.read($0, count: $1, system: plan.systemRegisters, memory: memory)
+        }
+        // Both have other names too, the last of which in the file wins.
+        #expect(
+            backtrace.frames.prefix(2).map { $0.name?.function } == [
+                "console_write", "entry_local",
+            ])
+        let path = directory.file("core")
+        let core = try CoreFile.write(
+            to: path, cpus: [.init(registers: registers, system: plan.systemRegisters)],
+            memory: memory, program: "kernel32.elf", title: "32 bits")
+        #expect(!core.hasPhysicalMemory)
+        let result = try ChildProcess.run(
+            ["-batch", "-nx", "-ex", "bt", "-ex", "x/i $pc", "-ex", "x/wx $esp", image, path],
+            program: GDB.path)
+        #expect(result.output.contains("uart_write (text="))
+        #expect(result.output.contains("0x00100007"))
+        #expect(!(result.output + result.errors).contains("warning"))
+    }
+
     private func hex(_ number: UInt64) -> String { String(number, radix: 16) }
 }

@@ -22,7 +22,10 @@ import Testing
             #expect(!error.description.isEmpty && !error.description.contains("\n"))
             return
         }
-        for address in addresses { _ = symbolizer.symbolize(.init(address))?.fullText }
+        for address in addresses {
+            _ = symbolizer.symbolize(.init(address))?.fullText
+            _ = symbolizer.callFrame(at: address)
+        }
         for warning in symbolizer.warnings {
             #expect(!warning.description.contains("\n"))
         }

@@ -2,9 +2,9 @@ internal import CElf
 
 /// Carries out call frame instructions (DWARF 5, 6.4.2 and 6.4.3) up to an address.
 ///
-/// libdw has an interpreter of its own, but one that takes register numbers as they come: an image
-/// that names register 2^60 makes it write outside of its memory. Here every number is bounded, and
-/// each instruction takes at least a byte, so that a program ends where its bytes do.
+/// libdw has an interpreter of its own, but one that makes room for whatever register a program names:
+/// 1 GiB for register 2^26, measured with version 0.188. Images come from guests; here every number is
+/// bounded, and each instruction takes at least a byte, so that a program ends where its bytes do.
 struct CallFrameProgram {
     let common: CallFrameCommon
     let machine: CallFrameMachine

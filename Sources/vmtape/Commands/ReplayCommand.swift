@@ -35,8 +35,10 @@ struct ReplayCommand: ParsableCommand {
     @Flag(name: .shortAndLong, help: "No summary; a divergence is still reported.")
     var quiet = false
 
-    @Flag(help: "One JSON object with the verdict on stdout, schema vmtape.replay/1.")
+    @Flag(help: "One JSON object on stdout: the verdict, schema vmtape.replay/1; with --at, vmtape.state/1.")
     var json = false
+
+    @OptionGroup(title: "Standing in the run") var state: StateOptions
 
     @OptionGroup(title: "Devices and live runs") var live: LiveOptions
 
@@ -45,6 +47,11 @@ struct ReplayCommand: ParsableCommand {
     func validate() throws {
         if live.isWanted, json || until != nil {
             throw ValidationError("--json and --until are for replays without devices.")
+        }
+        if state.isWanted, live.isWanted || until != nil || console {
+            throw ValidationError(
+                "--at and --gdb stand in the run: --until, --console, --devices and --live-from "
+                    + "are for replays that run through.")
         }
     }
 
@@ -57,6 +64,12 @@ struct ReplayCommand: ParsableCommand {
                 options: live, reader: reader, isForced: force, isQuiet: quiet,
                 printsTapedOutput: console, symbolOptions: symbolOptions
             ).run(host)
+        }
+        if state.isWanted {
+            var recorded = try RecordedRun(
+                reader, host, state.travel(isForced: force), symbolOptions)
+            if state.gdb != nil { return try ReplayDebug(state, isQuiet: quiet).run(recorded) }
+            return try ReplayAt(options: state, isJSON: json).run(&recorded)
         }
         var options = ReplayOptions()
         options.until = until

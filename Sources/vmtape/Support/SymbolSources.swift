@@ -20,8 +20,13 @@ struct SymbolOptions: ParsableArguments {
     /// Names from the images the trace holds, then from the files given: a file of another build is
     /// warned of by its build-id, and names what the images do not.
     func makeNames(_ sources: TraceSources) throws(CommandFailure) -> AddressNames {
-        if isOff { return AddressNames() }
+        isOff ? AddressNames() : AddressNames(try makeSymbolizer(sources))
+    }
+
+    /// What ``makeNames(_:)`` names by; empty where no names are wanted.
+    func makeSymbolizer(_ sources: TraceSources) throws(CommandFailure) -> Symbolizer {
         let symbolizer = Symbolizer()
+        if isOff { return symbolizer }
         if let plan = sources.plan, plan.image.starts(with: [0x7F, 0x45, 0x4C, 0x46]) {
             do throws(SymbolError) {
                 try symbolizer.addGuestImage(
@@ -37,7 +42,7 @@ struct SymbolOptions: ParsableArguments {
             }
         }
         for warning in symbolizer.warnings { Message.note("\(warning)") }
-        return AddressNames(symbolizer)
+        return symbolizer
     }
 }
 

@@ -1,0 +1,99 @@
+internal import Machine
+
+/// Backwards, by running forward again from a keyframe.
+extension TimeMachine {
+    /// Undoes instructions: up to the number given, by the places at which ``step(_:isInterrupted:)``
+    /// rests.
+    ///
+    /// - Returns: `arrived`; `historyBegin` where the run begins before.
+    public mutating func reverseStep(
+        _ count: UInt64 = 1, isInterrupted: () -> Bool = { false }
+    ) throws(ExecutionError) -> TravelStop {
+        var left = count
+        /// Places before this one are still to be found.
+        var end = position
+        var window = Self.window(left)
+        while left > 0 {
+            guard end > .begin else {
+                _ = try go(to: .begin, isInterrupted: { false })
+                return .historyBegin
+            }
+            guard let beginning = try startOfWindow(window, before: end, isInterrupted) else {
+                return try stop(divergence == nil ? .interrupted : .diverged)
+            }
+            if case .reached = try go(to: beginning, isInterrupted: isInterrupted) {
+            } else {
+                return try stop(divergence == nil ? .interrupted : .diverged)
+            }
+            let places = try places(before: end, isInterrupted)
+            if divergence != nil { return try stop(.diverged) }
+            if isInterrupted() { return .interrupted }
+            if let needed = Int(exactly: left), places.count >= needed {
+                return try stop(
+                    go(to: places[places.count - needed], isInterrupted: { false }))
+            }
+            left -= UInt64(places.count)
+            if let first = places.first {
+                end = first
+                window = Self.window(left)
+            } else if beginning.instructions == 0 {
+                // The exit there is in the middle of an instruction.
+                end = beginning
+                window = Self.window(left)
+            } else {
+                window = window &* 8
+            }
+        }
+        return .arrived
+    }
+
+    /// How many instructions to look back at once: what costs little, so that steps that follow
+    /// find a keyframe near.
+    private static func window(_ count: UInt64) -> UInt64 { max(256, min(count, 1 << 16) + 16) }
+
+    /// A position so many instructions before another, or the exit before it; nil where the way there
+    /// was cut short.
+    private mutating func startOfWindow(
+        _ window: UInt64, before end: Position, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Position? {
+        if end.instructions > 0 {
+            return Position(
+                exitCount: end.exitCount,
+                instructions: end.instructions > window ? end.instructions - window : 0)
+        }
+        // How many instructions there are between the two exits shows on the way.
+        let isThere = position == end && lastSpan > 0
+        if !isThere {
+            try restore(keyframes.index(before: end))
+            let arrival = try forward(Course(limit: end), isInterrupted: isInterrupted)
+            switch arrival {
+            case .reached, .historyEnd: break
+            default: return nil
+            }
+        }
+        return Position(
+            exitCount: end.exitCount - 1, instructions: lastSpan > window ? lastSpan - window : 0)
+    }
+
+    /// The places from here to before a position, at which stepping rests. A keyframe is made of the
+    /// first.
+    private mutating func places(
+        before end: Position, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> [Position] {
+        var places: [Position] = []
+        while position < end, places.count < 1 << 17 {
+            if places.isEmpty { try keep(position, isTemporary: true) }
+            places.append(position)
+            guard case .reached = try stepOnce(isInterrupted) else { break }
+        }
+        return places
+    }
+}
+
+extension Keyframes {
+    /// The last keyframe before a position; the first where there is none.
+    func index(before position: Position) -> Int {
+        let index = index(atOrBefore: position)
+        return index > 0 && frames[index].position == position ? index - 1 : index
+    }
+}

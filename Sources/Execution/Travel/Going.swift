@@ -1,0 +1,149 @@
+internal import KVM
+public import Machine
+
+/// From one place to another.
+extension TimeMachine {
+    /// Goes to a position, or to the first place after it at which the machine can rest.
+    ///
+    /// - Parameter isInterrupted: asked every ten milliseconds, and at every kick.
+    /// - Returns: `arrived`; `historyEnd` where the run ends before; `interrupted` or `diverged`
+    ///   where it came to that.
+    public mutating func seek(
+        to target: Position, isInterrupted: () -> Bool = { false }
+    ) throws(ExecutionError) -> TravelStop {
+        try stop(go(to: target, isInterrupted: isInterrupted))
+    }
+
+    /// Goes to the end of the run.
+    public mutating func seekEnd(
+        isInterrupted: () -> Bool = { false }
+    ) throws(ExecutionError) -> TravelStop {
+        // The last keyframe is nearer than the beginning.
+        try start(towards: Position(exitCount: .max))
+        return try stop(forward(Course(), isInterrupted: isInterrupted))
+    }
+
+    /// Executes instructions: up to the number given, each up to the next place at which the machine
+    /// can rest. An exit ends an instruction.
+    public mutating func step(
+        _ count: UInt64 = 1, isInterrupted: () -> Bool = { false }
+    ) throws(ExecutionError) -> TravelStop {
+        for _ in 0..<count {
+            if isInterrupted() { return .interrupted }
+            let arrival = try stepOnce(isInterrupted)
+            guard case .reached = arrival else { return try stop(arrival) }
+        }
+        return .arrived
+    }
+
+    mutating func stepOnce(_ isInterrupted: () -> Bool) throws(ExecutionError) -> Arrival {
+        let next = Position(
+            exitCount: position.exitCount, instructions: position.instructions &+ 1)
+        return try forward(Course(limit: next), isInterrupted: isInterrupted)
+    }
+
+    /// What a move tells its caller.
+    func stop(_ arrival: Arrival) throws(ExecutionError) -> TravelStop {
+        switch arrival {
+        case .reached, .paused, .overshot: .arrived
+        case .breakpoint(let address): .breakpoint(address)
+        case .change(let hit): .watchpoint(hit)
+        case .historyEnd: .historyEnd
+        case .interrupted: .interrupted
+        case .diverged:
+            if let divergence { .diverged(divergence) } else { .arrived }
+        }
+    }
+
+    /// Goes to a position or the first place after it.
+    mutating func go(
+        to target: Position, isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival {
+        defer { caution = 1 }
+        var tries = 0
+        while true {
+            try start(towards: target)
+            if position == target, ending == nil { return .reached }
+            let arrival = try forward(Course(limit: target), isInterrupted: isInterrupted)
+            switch arrival {
+            case .overshot where tries < 4:
+                tries += 1
+                caution *= 8
+                try restore(keyframes.index(atOrBefore: target))
+            case .overshot:
+                throw .kvm(.malformed("a guest that runs faster than it can be stopped"))
+            default: return arrival
+            }
+        }
+    }
+
+    /// Takes the best place known from which forward leads to a position: where the machine stands, or
+    /// a keyframe.
+    private mutating func start(towards target: Position) throws(ExecutionError) {
+        let index = keyframes.index(atOrBefore: target)
+        let frame = keyframes.frames[index]
+        let isUseful =
+            divergence == nil && position <= target && (ending == nil || position == target)
+        if isUseful {
+            guard frame.position > position,
+                frame.nanoseconds > guestNanoseconds &+ Self.worthRestoring
+            else { return }
+        }
+        try restore(index)
+    }
+
+    /// A way that takes less than this is run rather than leapt over, in nanoseconds.
+    private static let worthRestoring: UInt64 = 2_000_000
+
+    /// Puts the machine back to a keyframe.
+    mutating func restore(_ index: Int) throws(ExecutionError) {
+        if isTimerSet {
+            try kvm { () throws(KVMError) in try machine.cpu.armKick(nanoseconds: 0) }
+            isTimerSet = false
+        }
+        try machine.cpu.abandon()
+        if armed != .off {
+            try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
+            armed = .off
+        }
+        let frame = keyframes.frames[index]
+        try keyframes.restoreMemory(index, &machine)
+        try kvm { () throws(KVMError) in try machine.cpu.restore(frame.cpu) }
+        try rewindTape(to: frame.tape)
+        loop.place = frame.loop
+        spanStart = frame.spanStart
+        standing = frame.standing
+        steps = 0
+        lastSpan = 0
+        guestNanoseconds = frame.nanoseconds
+        began = nil
+        ending = nil
+        divergence = nil
+        position = frame.position
+    }
+
+    // MARK: Keyframes
+
+    /// Makes a keyframe if one is due and this is a place.
+    mutating func considerKeyframe() throws(ExecutionError) {
+        let isFree = began != nil
+        stopClock()
+        defer { if isFree { began = HostThread.monotonicNanoseconds() } }
+        let here = Position(exitCount: loop.exitCount, instructions: try ticks())
+        guard keyframes.isWanted(at: here, nanoseconds: guestNanoseconds), try canRest() else {
+            return
+        }
+        try keep(here, isTemporary: false)
+    }
+
+    /// Makes a keyframe of where the machine stands.
+    mutating func keep(_ here: Position, isTemporary: Bool) throws(ExecutionError) {
+        guard ending == nil, divergence == nil, hasCounter || here.instructions == 0 else { return }
+        let cpu = try kvm { () throws(KVMError) in try machine.cpu.checkpoint() }
+        let frame = Keyframe(
+            position: here, cpu: cpu, tape: tape.place, loop: loop.place, spanStart: spanStart,
+            standing: standing == .atExit ? .atExit : .afterStop, nanoseconds: guestNanoseconds,
+            isTemporary: isTemporary)
+        try keyframes.insert(frame, &machine)
+    }
+}

@@ -1,0 +1,144 @@
+internal import Guest
+public import KVM
+public import Machine
+public import Trace
+
+/// What can be seen of the machine where it stands. Nothing of it changes the machine.
+extension TimeMachine {
+    /// General registers.
+    public var registers: GeneralRegisters { machine.currentRegisters }
+
+    /// Segment and control registers.
+    public var systemRegisters: SystemRegisters { machine.currentSystemRegisters }
+
+    /// The XSAVE area: x87, SSE, AVX and later, in the layout of the Intel SDM vol. 1, 13.4.
+    public mutating func extendedState() throws(ExecutionError) -> [UInt8] {
+        try kvm { () throws(KVMError) in
+            try machine.cpu.whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+                var area: [UInt8] = []
+                try cpu.readXSave(into: &area)
+                return area
+            }
+        }
+    }
+
+    /// Some MSRs, in the order asked for; those that KVM refuses are left out.
+    public mutating func msrs(_ indices: [UInt32]) throws(ExecutionError) -> [MSRValue] {
+        try kvm { () throws(KVMError) in
+            try machine.cpu.whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+                try cpu.readMSRs(indices)
+            }
+        }
+    }
+
+    /// Where the guest's page tables put a linear address now; nil where nowhere.
+    public func physicalAddress(_ address: GuestVirtualAddress) -> GuestPhysicalAddress? {
+        PageWalk.translate(address, system: systemRegisters, memory: machine.memory)?.address
+    }
+
+    /// Guest memory at a linear address, up to the first byte that is not mapped; instructions that
+    /// were rewritten are shown as they were.
+    public func memory(at address: GuestVirtualAddress, count: Int) -> [UInt8] {
+        var bytes: [UInt8] = []
+        let system = systemRegisters
+        while bytes.count < count {
+            let at = GuestVirtualAddress(address.rawValue &+ UInt64(bytes.count))
+            guard
+                let place = PageWalk.translate(at, system: system, memory: machine.memory)
+            else { break }
+            let part = memory(
+                at: place.address, count: min(place.contiguousBytes, count - bytes.count))
+            guard !part.isEmpty else { break }
+            bytes += part
+        }
+        return bytes
+    }
+
+    /// Guest memory at a physical address, up to the first byte that is none; instructions that were
+    /// rewritten are shown as they were.
+    public func memory(at address: GuestPhysicalAddress, count: Int) -> [UInt8] {
+        guard count > 0 else { return [] }
+        var bytes: [UInt8] = []
+        for region in machine.memory.regions
+        where address.rawValue >= region.base.rawValue
+            && address.rawValue - region.base.rawValue < region.lengthInBytes
+        {
+            let left = region.lengthInBytes - (address.rawValue - region.base.rawValue)
+            let length = Int(min(left, UInt64(count)))
+            do throws(GuestError) {
+                bytes = try machine.memory.read(address, count: length)
+            } catch { return [] }
+        }
+        showOriginals(in: &bytes, at: address.rawValue)
+        return bytes
+    }
+
+    /// Puts original bytes where rewritten instructions stand.
+    private func showOriginals(in bytes: inout [UInt8], at address: UInt64) {
+        guard !bytes.isEmpty else { return }
+        for site in reader.header.rewrittenSites {
+            let start = site.address.rawValue
+            let length = UInt64(site.replacement.count)
+            guard start < address &+ UInt64(bytes.count), address < start &+ length,
+                site.original.count == site.replacement.count
+            else { continue }
+            let there = site.replacement.indices.filter { index in
+                let at = start &+ UInt64(index)
+                return at >= address && at - address < UInt64(bytes.count)
+            }
+            // Code that was overwritten since is what it is.
+            let isThere = there.allSatisfy { index in
+                bytes[Int(start &+ UInt64(index) - address)] == site.replacement[index]
+            }
+            guard isThere else { continue }
+            for index in there {
+                bytes[Int(start &+ UInt64(index) - address)] = site.original[index]
+            }
+        }
+    }
+
+    /// The RAM's regions: base and length in bytes, ROM included, in ascending order.
+    public var memoryRegions: [(base: GuestPhysicalAddress, length: UInt64, isReadOnly: Bool)] {
+        machine.memory.regions.map { ($0.base, $0.lengthInBytes, $0.isReadOnly) }
+    }
+
+    /// The digest of all of RAM, as a trace's end has it.
+    public mutating func memoryDigest() throws(ExecutionError) -> Digest128 {
+        try ram.current(&machine)
+    }
+
+    /// The digest of everything that decides what the guest does next: registers, the CPU's other
+    /// state, and RAM.
+    public mutating func stateDigest() throws(ExecutionError) -> Digest128 {
+        let memory = try ram.current(&machine)
+        let registers = registers
+        return try kvm { () throws(KVMError) in
+            try RunLoop.wholeState(&machine.cpu, registers, memory: memory)
+        }
+    }
+
+    /// The next instruction's linear address.
+    public var instructionAddress: GuestVirtualAddress { linearRIP }
+
+    /// What is known of the run so far, and what it takes.
+    public var keyframeSummary: KeyframeSummary {
+        KeyframeSummary(
+            count: keyframes.frames.count, byteCount: keyframes.byteCount,
+            byteLimit: options.keyframeBytes, spacingNanoseconds: keyframes.spacing,
+            last: keyframes.frames[keyframes.frames.count - 1].position)
+    }
+}
+
+/// How many keyframes there are, and what they take.
+public struct KeyframeSummary: Equatable, Sendable {
+    /// Keyframes, the beginning among them.
+    public var count: Int
+    /// What they take in memory, in bytes.
+    public var byteCount: Int
+    /// What they may take.
+    public var byteLimit: Int
+    /// How close they are made, in nanoseconds of the guest's running.
+    public var spacingNanoseconds: UInt64
+    /// The last one.
+    public var last: Position
+}

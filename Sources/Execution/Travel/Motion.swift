@@ -1,0 +1,535 @@
+internal import Disassembly
+internal import Guest
+internal import KVM
+internal import Machine
+internal import Trace
+
+/// How a move forward came to its end.
+enum Arrival {
+    /// The limit, or the first place after it at which the machine can rest.
+    case reached
+    /// The guest ran for as long as the course says.
+    case paused
+    /// A breakpoint.
+    case breakpoint(GuestVirtualAddress)
+    /// Watched bytes changed.
+    case change(WatchHit)
+    /// The run ends.
+    case historyEnd
+    /// Somebody asked for it.
+    case interrupted
+    /// The replay is not the recording.
+    case diverged
+    /// The guest was faster than it has ever been, and ran past the limit: go back and do it again.
+    case overshot
+}
+
+/// What a move forward has to look at on its way.
+struct Course {
+    /// Where it ends at the latest; nil: with the run.
+    var limit: Position?
+    /// Breakpoints: four at most, unless every instruction is stepped.
+    var stops: [GuestVirtualAddress] = []
+    /// Watched bytes; every instruction is stepped where there are any.
+    var watched: [Watchpoint] = []
+    /// Ends after the guest has run for about that long, in nanoseconds.
+    var pause: UInt64?
+    /// Makes keyframes.
+    var keepsFrames = true
+}
+
+/// How the machine came to stand where it does.
+enum Standing {
+    /// An exit was taken, and nothing was run since.
+    case atExit
+    /// A step or a breakpoint.
+    case afterStop
+    /// A kick, or an interrupt that was injected: an event may be under way.
+    case afterKick
+    /// The first instruction after ring 3 is next, with no instruction counted since the exit: a place
+    /// with the same name is there already.
+    case atEntry
+    /// A kick where instructions are counted by stepping: nobody knows where.
+    case lost
+}
+
+/// Forward.
+extension TimeMachine {
+    /// Instructions before a place from which on the guest is stepped: many times what it executes
+    /// while a kick is under way.
+    private static let steppedInstructions: UInt64 = 240
+    /// A shorter slice ends before the guest is entered: it is not worth the kick.
+    private static let shortestSlice: UInt64 = 15_000
+    private static let fastestNanoseconds: UInt64 = 100
+    /// How often a guest that runs is looked at: for an interruption, and for a keyframe.
+    static let lookNanoseconds: UInt64 = 10_000_000
+
+    /// Runs forward along a course. A breakpoint at the beginning does not stop it.
+    ///
+    /// The machine comes to rest, and ``position`` is where.
+    mutating func forward(
+        _ course: Course, isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival {
+        if divergence != nil { return .diverged }
+        guard ending == nil else { return .historyEnd }
+        var journey = Journey(course)
+        if !course.watched.isEmpty {
+            journey.contents = course.watched.map { bytes(of: $0) }
+            journey.placeBefore = position
+        }
+        var arrival = Arrival.reached
+        while true {
+            if let end = try advance(&journey, isInterrupted: isInterrupted) {
+                arrival = end
+                break
+            }
+        }
+        try comeToRest()
+        if let before = journey.changedAfter { changedAfter = before }
+        if divergence == nil, ending == nil, try !canRest() {
+            // Ring 3, and no end of it: the last keyframe is a place.
+            try restore(keyframes.index(atOrBefore: Position(exitCount: loop.exitCount)))
+        }
+        return arrival
+    }
+
+    /// What a move remembers from one leg to the next.
+    private struct Journey {
+        let course: Course
+        let breakpoints: GuestDebug
+        var isAtStart = true
+        /// The interrupt that the tape has at this exit was offered to the CPU.
+        var isDelivered = false
+        /// What the move comes to at the next place at which the machine can rest.
+        var wanted: Arrival?
+        /// Kicks that were waited for until then.
+        var patience = 20
+        /// What is watched held.
+        var contents: [[UInt8]] = []
+        /// The last place where it held that.
+        var placeBefore = Position.begin
+        var changedAfter: Position?
+        var began = HostThread.monotonicNanoseconds()
+
+        init(_ course: Course) {
+            self.course = course
+            breakpoints = GuestDebug(
+                breakpoints: course.stops.prefix(4).map { GuestDebug.Breakpoint($0) })
+        }
+    }
+
+    /// One leg: from here to the next exit, stop or kick. Nil: the move goes on.
+    private mutating func advance(
+        _ journey: inout Journey, isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival? {
+        let limit = journey.course.limit
+        var bound: UInt64?
+        if journey.wanted != nil || limit.map({ loop.exitCount >= $0.exitCount }) ?? false {
+            if let arrival = try settle() { return arrival }
+            if let limit {
+                let place = Position(exitCount: loop.exitCount, instructions: try ticks())
+                if place >= limit, try canRest() { return .reached }
+                if limit.exitCount == loop.exitCount { bound = limit.instructions }
+            }
+            if let wanted = journey.wanted, try canRest() { return wanted }
+        }
+        var mustMatch = false
+        if try tape.hasInterrupt() {
+            if let landmark = try tape.landmark() {
+                if let arrival = try settle() { return arrival }
+                switch try inject(landmark) {
+                case .injected(let arrival): return arrival
+                case .ahead(let count): bound = min(bound ?? .max, count)
+                case .somewhereAhead: mustMatch = true
+                case .missed: return .diverged
+                }
+            } else if !journey.isDelivered {
+                journey.isDelivered = true
+                return try deliver()
+            }
+        }
+        // How to move.
+        var isStepped =
+            journey.wanted != nil || mustMatch || !journey.course.watched.isEmpty
+            || journey.course.stops.count > 4
+        var slice: UInt64?
+        if !hasCounter {
+            if bound != nil || !journey.course.stops.isEmpty { isStepped = true }
+        } else if let bound, !isStepped {
+            let now = try ticks()
+            let left = bound > now ? bound - now : 0
+            let margin = Self.steppedInstructions &* caution
+            isStepped = left <= margin
+            if !isStepped {
+                let free = min(left - margin / 2, 1 << 32)
+                slice = max(free * nanosecondsPerInstruction * 2 / 3, Self.shortestSlice)
+            }
+        }
+        if journey.isAtStart, !journey.course.stops.isEmpty {
+            if let arrival = try settle() { return arrival }
+            if journey.course.stops.contains(linearRIP) { isStepped = true }
+        }
+        if isStepped {
+            let exits = loop.exitCount
+            if let arrival = try settle() { return arrival }
+            guard exits == loop.exitCount else {
+                journey.isDelivered = false
+                return nil
+            }
+        }
+        if isStepped, !journey.isAtStart, standing == .atExit,
+            journey.course.stops.contains(linearRIP), journey.wanted == nil
+        {
+            return .breakpoint(linearRIP)
+        }
+        journey.isAtStart = false
+        // HLT exits by itself. Stepped, it would stop after it, and KVM's emulator would remember the
+        // halt until after the instruction that follows.
+        let isHalt = isStepped && standing != .afterKick && isAtHalt
+        let entries = isStepped ? try entriesFromRing3() : nil
+        let debug =
+            isHalt ? .off : entries ?? (isStepped ? Self.singleStep : journey.breakpoints)
+        guard try arm(debug) else {
+            // An exit came instead.
+            journey.isDelivered = false
+            return ending == nil && divergence == nil ? nil : lastArrival
+        }
+        if isStepped { stopClock() }
+        if !isStepped || entries != nil { try setTimer(slice) }
+        let ran = isStepped && entries == nil ? try runStep() : try run(slice: slice)
+        if entries != nil, case .stopped = ran, try ticks() == 0 { standing = .atEntry }
+        switch ran {
+        case .exit(let arrival):
+            journey.isDelivered = false
+            if let arrival { return arrival }
+            // What a step leaves pending would end as a step of its own.
+            guard isStepped else { return nil }
+            if let arrival = try settle() { return arrival }
+            return try changes(&journey)
+        case .stopped:
+            if let arrival = try settle() { return arrival }
+            let rests = try canRest()
+            if isStepped, rests { steps &+= 1 }
+            if rests, let arrival = try changes(&journey) { return arrival }
+            return try arrivalAtStop(journey, rests: rests)
+        case .kicked:
+            return try lookAround(&journey, slice: slice, bound: bound, isInterrupted)
+        }
+    }
+
+    /// What stops the guest where it leaves ring 3, if it is there and this host cannot step it there
+    /// (it would get a #DB of its own: KVM-FACTS); nil elsewhere.
+    private mutating func entriesFromRing3() throws(ExecutionError) -> GuestDebug? {
+        // SAFETY: the page's registers do not change before the next run.
+        guard !stepsRing3, unsafe machine.cpu.systemRegistersPointer.pointee.cpl == 3 else {
+            return nil
+        }
+        if standing == .afterKick || standing == .atExit {
+            // An event is delivered first, and its handler is stepped.
+            let isUnderWay = try kvm { () throws(KVMError) in
+                try machine.cpu.hasEventUnderWay()
+            }
+            if isUnderWay { return nil }
+        }
+        let system = machine.currentSystemRegisters
+        return GuestDebug(
+            breakpoints: Self.vectorsFromRing3.compactMap { vector in
+                handler(of: vector, system).map { GuestDebug.Breakpoint($0) }
+            })
+    }
+
+    /// #PF, #GP, #UD and #DE: what programs do that leave ring 3. Interrupts are injected, which is
+    /// known beforehand, and SYSCALL ends in a #PF on such a host (KVM-FACTS).
+    private static let vectorsFromRing3: [UInt64] = [14, 13, 6, 0]
+
+    /// Where a handler begins, in 32- and 64-bit protected mode (Intel SDM vol. 3, 6.11 and 6.14.1).
+    private func handler(of vector: UInt64, _ system: SystemRegisters) -> GuestVirtualAddress? {
+        let isLong = system[.efer] & 1 << 10 != 0
+        let size = isLong ? 16 : 8
+        let gate = PageWalk.read(
+            GuestVirtualAddress(system.idt.base &+ vector * UInt64(size)), count: size,
+            system: system, memory: machine.memory)
+        guard gate.count == size else { return nil }
+        let parts = isLong ? [0, 1, 6, 7, 8, 9, 10, 11] : [0, 1, 6, 7]
+        let offset = parts.reversed().reduce(0) { $0 << 8 | UInt64(gate[$1]) }
+        return GuestVirtualAddress(offset)
+    }
+
+    private static let singleStep = GuestDebug(singleStep: true)
+
+    /// What a step or a hit of a breakpoint comes to.
+    private mutating func arrivalAtStop(
+        _ journey: borrowing Journey, rests: Bool
+    ) throws(ExecutionError) -> Arrival? {
+        guard rests, journey.wanted == nil, !journey.course.stops.isEmpty else { return nil }
+        let rip = linearRIP
+        guard journey.course.stops.contains(rip) else { return nil }
+        if let limit = journey.course.limit {
+            let place = Position(exitCount: loop.exitCount, instructions: try ticks())
+            // The next leg sees it.
+            if place >= limit { return nil }
+        }
+        return .breakpoint(rip)
+    }
+
+    /// What changed of the watched bytes since the last place.
+    private mutating func changes(_ journey: inout Journey) throws(ExecutionError) -> Arrival? {
+        guard !journey.course.watched.isEmpty else { return nil }
+        for (index, watchpoint) in journey.course.watched.enumerated() {
+            let now = bytes(of: watchpoint)
+            guard now != journey.contents[index] else { continue }
+            journey.changedAfter = journey.placeBefore
+            return .change(
+                WatchHit(watchpoint: watchpoint, old: journey.contents[index], new: now))
+        }
+        journey.placeBefore = Position(exitCount: loop.exitCount, instructions: try ticks())
+        return nil
+    }
+
+    /// After a kick: whether to stop, and whether to make a keyframe.
+    private mutating func lookAround(
+        _ journey: inout Journey, slice: UInt64?, bound: UInt64?, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival? {
+        if journey.wanted != nil {
+            // In ring 3 no place may come: the last exit is one.
+            journey.patience -= 1
+            if journey.patience == 0 || standing == .lost { return journey.wanted }
+            return nil
+        }
+        if isInterrupted() {
+            journey.wanted = .interrupted
+            return nil
+        }
+        if let bound, slice != nil, try ticks() > bound { return .overshot }
+        if let pause = journey.course.pause,
+            HostThread.monotonicNanoseconds() &- journey.began >= pause
+        {
+            journey.wanted = .paused
+            return nil
+        }
+        if journey.course.keepsFrames, slice == nil { try considerKeyframe() }
+        return nil
+    }
+
+    /// Arms what is to stop the guest; false where exits came first.
+    private mutating func arm(_ debug: GuestDebug) throws(ExecutionError) -> Bool {
+        guard debug != armed else { return true }
+        let exits = loop.exitCount
+        if let arrival = try settle() {
+            lastArrival = arrival
+            return false
+        }
+        guard exits == loop.exitCount else { return false }
+        try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(debug) }
+        armed = debug
+        return true
+    }
+
+    // MARK: Running
+
+    private enum Ran {
+        /// An exit was taken; what it came to, if it was the last.
+        case exit(Arrival?)
+        /// A breakpoint or a step.
+        case stopped
+        /// The guest was interrupted; nothing is pending.
+        case kicked
+    }
+
+    private mutating func run(slice: UInt64?) throws(ExecutionError) -> Ran {
+        let before = slice == nil ? 0 : try ticks()
+        let start = slice == nil ? 0 : HostThread.monotonicNanoseconds()
+        let step: RunStep
+        do throws(KVMError) { step = try machine.cpu.run(other: &loop.other) } catch {
+            throw .kvm(error)
+        }
+        switch step {
+        case .interrupted:
+            _ = machine.cpu.acknowledgeKick()
+            isTimerSet = false
+            standing = hasCounter || armed.singleStep ? .afterKick : .lost
+            if slice != nil { noteSpeed(since: start, instructions: try ticks() &- before) }
+            return .kicked
+        case .other:
+            if case .debug = loop.other {
+                standing = .afterStop
+                return .stopped
+            }
+            if RunLoop.isUncounted(loop.other) {
+                standing = hasCounter || armed.singleStep ? .afterKick : .lost
+                return .kicked
+            }
+        case .io, .mmio: break
+        }
+        return .exit(try take(step))
+    }
+
+    /// One step, which leaves no trace in the guest.
+    private mutating func runStep() throws(ExecutionError) -> Ran {
+        let mayDeliver = standing != .afterStop || !hasCounter
+        let count = try ticks()
+        let trace = StepTrace(
+            registers: machine.currentRegisters, system: machine.currentSystemRegisters)
+        let ran = try run(slice: nil)
+        let isRing3 = machine.currentSystemRegisters.cpl == 3
+        // An instruction that faults counts, and so does the first of the handler.
+        if mayDeliver || isRing3 || trace.isFromRing3 {
+            trace.hide(machine.memory)
+        } else if case .stopped = ran, try ticks() &- count != 1 {
+            trace.hide(machine.memory)
+        } else if case .exit = ran {
+            trace.hide(machine.memory)
+        }
+        return ran
+    }
+
+    private mutating func noteSpeed(since start: UInt64, instructions: UInt64) {
+        guard instructions >= 16 else { return }
+        let each = (HostThread.monotonicNanoseconds() &- start) / instructions
+        nanosecondsPerInstruction = max(
+            Self.fastestNanoseconds, min(nanosecondsPerInstruction, each))
+    }
+
+    /// Answers an exit, and compares it; what the move comes to, if it was the last.
+    @inline(__always)
+    private mutating func take(_ step: RunStep) throws(ExecutionError) -> Arrival? {
+        let outcome = try loop.take(
+            step, &machine.cpu, &tape, memory: machine.memory, entered: 0, returned: 0)
+        if hasCounter {
+            let before = spanStart
+            do throws(KVMError) { spanStart = try machine.cpu.progress() ?? 0 } catch {
+                throw .kvm(error)
+            }
+            lastSpan = spanStart &- before
+        } else {
+            lastSpan = steps
+            steps = 0
+        }
+        standing = .atExit
+        guard let outcome else { return nil }
+        return try conclude(outcome)
+    }
+
+    /// Finishes what the last exit left pending; further exits are taken. What the move comes to, if
+    /// one of them was the last.
+    mutating func settle() throws(ExecutionError) -> Arrival? {
+        while true {
+            let settlement = try kvm { () throws(KVMError) in try machine.cpu.settle() }
+            guard case .exit(let exit) = settlement else { return nil }
+            // A step that ends with the instruction that was pending.
+            if case .debug = exit { continue }
+            if RunLoop.isUncounted(exit) { continue }
+            if let arrival = try take(RunStep(exit, other: &loop.other)) { return arrival }
+        }
+    }
+
+    /// Gives the CPU the interrupt that the tape has at this exit.
+    private mutating func deliver() throws(ExecutionError) -> Arrival? {
+        let exits = loop.exitCount
+        if let arrival = try settle() { return arrival }
+        guard exits == loop.exitCount, ending == nil else { return nil }
+        let place = tape.place
+        let outcome = try loop.deliverAtExit(&machine.cpu, &tape, memory: machine.memory)
+        if tape.place != place { standing = .afterKick }
+        guard let outcome else { return nil }
+        return try conclude(outcome)
+    }
+
+    private mutating func setTimer(_ slice: UInt64?) throws(ExecutionError) {
+        if began == nil { began = HostThread.monotonicNanoseconds() }
+        guard slice != nil || !isTimerSet else { return }
+        try kvm { () throws(KVMError) in
+            try machine.cpu.armKick(nanoseconds: slice ?? Self.lookNanoseconds)
+        }
+        isTimerSet = true
+    }
+
+    /// Counts the time since the guest began to run freely.
+    mutating func stopClock() {
+        guard let start = began else { return }
+        guestNanoseconds &+= HostThread.monotonicNanoseconds() &- start
+        began = nil
+    }
+
+    // MARK: Where it stands
+
+    /// Instructions since the last exit.
+    mutating func ticks() throws(ExecutionError) -> UInt64 {
+        guard hasCounter else { return steps }
+        let progress = try kvm { () throws(KVMError) in try machine.cpu.progress() }
+        return (progress ?? spanStart) &- spanStart
+    }
+
+    /// The linear address of the next instruction.
+    var linearRIP: GuestVirtualAddress {
+        // SAFETY: the page's registers do not change before the next run.
+        PageWalk.linearRIP(
+            unsafe machine.cpu.registersPointer.pointee.rip,
+            system: unsafe machine.cpu.systemRegistersPointer.pointee)
+    }
+
+    /// Whether the machine can rest here: at an exit, or between two instructions of ring 0. Nothing
+    /// is pending.
+    mutating func canRest() throws(ExecutionError) -> Bool {
+        switch standing {
+        case .atExit: return true
+        case .lost, .atEntry: return false
+        case .afterStop, .afterKick: break
+        }
+        // SAFETY: the page's registers do not change before the next run.
+        if unsafe machine.cpu.systemRegistersPointer.pointee.cpl == 3 { return false }
+        let flags = unsafe machine.cpu.registersPointer.pointee.rflags
+        // A REP that goes on has RF set (KVM-FACTS); a guest may set it by IRET.
+        if flags & 1 << 16 != 0, isInstructionRepeated { return false }
+        guard standing == .afterKick else { return true }
+        return try kvm { () throws(KVMError) in try !machine.cpu.hasEventUnderWay() }
+    }
+
+    /// Whether a HLT of ring 0 is next (Intel SDM vol. 2, HLT).
+    private var isAtHalt: Bool {
+        // SAFETY: the page's registers do not change before the next run; the host pointer covers
+        // the one byte.
+        guard unsafe machine.cpu.systemRegistersPointer.pointee.cpl == 0,
+            let place = PageWalk.translate(
+                linearRIP, system: unsafe machine.cpu.systemRegistersPointer.pointee,
+                memory: machine.memory),
+            let host = unsafe machine.memory.host(place.address, count: 1)
+        else { return false }
+        return unsafe host.load(as: UInt8.self) == 0xF4
+    }
+
+    private var isInstructionRepeated: Bool {
+        // SAFETY: the page's registers do not change before the next run.
+        let system = unsafe machine.cpu.systemRegistersPointer.pointee
+        let code = PageWalk.read(
+            linearRIP, count: Disassembler.maximumLength, system: system, memory: machine.memory)
+        return Disassembler(for: system).decode(code, at: linearRIP)?.isRepeated ?? false
+    }
+
+    /// What watched bytes hold; less than that many where they are not all memory.
+    func bytes(of watchpoint: Watchpoint) -> [UInt8] {
+        do throws(GuestError) {
+            return try machine.memory.read(watchpoint.address, count: watchpoint.count)
+        } catch { return [] }
+    }
+
+    /// Ends a move: nothing is armed, and what can be read holds good.
+    private mutating func comeToRest() throws(ExecutionError) {
+        stopClock()
+        if isTimerSet {
+            try kvm { () throws(KVMError) in try machine.cpu.armKick(nanoseconds: 0) }
+            isTimerSet = false
+        }
+        _ = machine.cpu.acknowledgeKick()
+        if divergence == nil, ending == nil {
+            _ = try settle()
+        } else {
+            try machine.cpu.abandon()
+        }
+        if armed != .off {
+            try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
+            armed = .off
+        }
+        position = Position(exitCount: loop.exitCount, instructions: try ticks())
+    }
+}

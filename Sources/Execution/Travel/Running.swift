@@ -1,0 +1,279 @@
+internal import Guest
+public import Machine
+
+/// To the next breakpoint or watchpoint, in both directions.
+extension TimeMachine {
+    // MARK: What stops
+
+    /// How many breakpoints there may be.
+    public static var breakpointLimit: Int { 4096 }
+
+    /// Adds a breakpoint: an instruction's linear address. It never shows in the guest's memory.
+    ///
+    /// - Returns: false where there are too many; one that is there already stays one.
+    @discardableResult
+    public mutating func insertBreakpoint(_ address: GuestVirtualAddress) -> Bool {
+        guard !breakpoints.contains(address) else { return true }
+        guard breakpoints.count < Self.breakpointLimit else { return false }
+        breakpoints.append(address)
+        return true
+    }
+
+    /// Takes a breakpoint away.
+    public mutating func removeBreakpoint(_ address: GuestVirtualAddress) {
+        breakpoints.removeAll { $0 == address }
+    }
+
+    /// Adds a watchpoint; false where there are too many.
+    @discardableResult
+    public mutating func insertWatchpoint(_ watchpoint: Watchpoint) -> Bool {
+        guard !watchpoints.contains(watchpoint) else { return true }
+        guard watchpoints.count < Self.breakpointLimit else { return false }
+        watchpoints.append(watchpoint)
+        return true
+    }
+
+    /// Takes a watchpoint away.
+    public mutating func removeWatchpoint(_ watchpoint: Watchpoint) {
+        watchpoints.removeAll { $0 == watchpoint }
+    }
+
+    // MARK: Forward
+
+    /// Runs forward to the next breakpoint, watchpoint, or the end. A breakpoint at the place where it
+    /// starts does not stop it.
+    public mutating func resume(
+        isInterrupted: () -> Bool = { false }
+    ) throws(ExecutionError) -> TravelStop {
+        guard breakpoints.count > 4 || !watchpoints.isEmpty else {
+            return try stop(
+                forward(Course(stops: breakpoints), isInterrupted: isInterrupted))
+        }
+        while true {
+            // Run a while without stops, then again with them where there may be any.
+            let start = position
+            let marker = watchReader()
+            try keep(start, isTemporary: true)
+            forgetWrites(marker)
+            let first = try forward(
+                Course(
+                    stops: breakpoints.count > 4 ? [] : breakpoints,
+                    pause: Self.lookNanoseconds), isInterrupted: isInterrupted)
+            if case .diverged = first { return try stop(first) }
+            let isTouched = try areWatchedPagesWritten(marker)
+            let end = position
+            let isEnd = ending != nil
+            if breakpoints.count > 4 || isTouched {
+                let hit = try firstHit(
+                    from: start, to: isEnd ? nil : end, isTouched: isTouched, isInterrupted)
+                if let hit { return try stop(hit) }
+                // Nothing was there: on, from the end of the stretch.
+                if position != end || (isEnd && ending == nil) {
+                    let arrival = try go(to: end, isInterrupted: isInterrupted)
+                    if case .reached = arrival {} else { return try stop(arrival) }
+                }
+            }
+            guard case .paused = first else { return try stop(first) }
+        }
+    }
+
+    /// The first hit in a stretch, where the machine then stands; nil where there is none.
+    private mutating func firstHit(
+        from start: Position, to end: Position?, isTouched: Bool, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival? {
+        if isTouched {
+            // Stepped: all breakpoints are seen at once.
+            _ = try go(to: start, isInterrupted: { false })
+            let arrival = try forward(
+                Course(limit: end, stops: breakpoints, watched: watchpoints, keepsFrames: false),
+                isInterrupted: isInterrupted)
+            switch arrival {
+            case .breakpoint, .change, .interrupted, .diverged: return arrival
+            default: return nil
+            }
+        }
+        // Four at a time, each run no further than the nearest hit so far.
+        var nearest: (position: Position, arrival: Arrival)?
+        for first in stride(from: 0, to: breakpoints.count, by: 4) {
+            let group = Array(breakpoints[first..<min(first + 4, breakpoints.count)])
+            _ = try go(to: start, isInterrupted: { false })
+            let arrival = try forward(
+                Course(limit: nearest?.position ?? end, stops: group, keepsFrames: false),
+                isInterrupted: isInterrupted)
+            switch arrival {
+            case .breakpoint: nearest = (position, arrival)
+            case .interrupted, .diverged: return arrival
+            default: break
+            }
+        }
+        guard let nearest else { return nil }
+        let arrival = try go(to: nearest.position, isInterrupted: { false })
+        if case .reached = arrival { return nearest.arrival }
+        return arrival
+    }
+
+    // MARK: Back
+
+    /// Runs back to the last breakpoint before here, or to before the last change of watched bytes, or
+    /// to the beginning.
+    ///
+    /// At a breakpoint the machine stands before its instruction, at a watchpoint before the one that
+    /// makes the change.
+    public mutating func reverseResume(
+        isInterrupted: () -> Bool = { false }
+    ) throws(ExecutionError) -> TravelStop {
+        try reverse(stops: breakpoints, watched: watchpoints, isInterrupted)
+    }
+
+    /// Goes back to before the last change of some bytes, whatever breakpoints there are.
+    ///
+    /// - Returns: `watchpoint`, or `historyBegin` where they were never changed.
+    public mutating func seekLastWrite(
+        _ watchpoint: Watchpoint, isInterrupted: () -> Bool = { false }
+    ) throws(ExecutionError) -> TravelStop {
+        try reverse(stops: [], watched: [watchpoint], isInterrupted)
+    }
+
+    private mutating func reverse(
+        stops: [GuestVirtualAddress], watched: [Watchpoint], _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> TravelStop {
+        var end = position
+        /// What watched pages were written since the keyframe before `end` is not known of the
+        /// stretch where the machine stands.
+        var isFirst = true
+        while end > .begin, !stops.isEmpty || !watched.isEmpty {
+            let index = keyframes.index(before: end)
+            let start = keyframes.frames[index].position
+            let isTouched = try mayChange(watched, after: index, isLast: isFirst)
+            var last: (position: Position, stop: TravelStop)?
+            if isTouched {
+                try restore(keyframes.index(atOrBefore: start))
+                let failed = try lastHitStepping(
+                    before: end, stops, watched, into: &last, isInterrupted)
+                if let failed { return failed }
+            } else {
+                for first in stride(from: 0, to: stops.count, by: 4) {
+                    try restore(keyframes.index(atOrBefore: start))
+                    let group = Array(stops[first..<min(first + 4, stops.count)])
+                    let failed = try lastHit(before: end, group, into: &last, isInterrupted)
+                    if let failed { return failed }
+                }
+            }
+            if let last {
+                let arrival = try go(to: last.position, isInterrupted: { false })
+                guard case .reached = arrival else { return try stop(arrival) }
+                if case .breakpoint(let address) = last.stop, linearRIP != address {
+                    // The handler of a fault in ring 3, in the span of an exit in ring 3.
+                    _ = try forward(Course(stops: [address]), isInterrupted: { false })
+                }
+                return last.stop
+            }
+            if isInterrupted() { return .interrupted }
+            end = start
+            isFirst = false
+        }
+        _ = try go(to: .begin, isInterrupted: { false })
+        return .historyBegin
+    }
+
+    /// The last breakpoint from here to before a position.
+    private mutating func lastHit(
+        before end: Position, _ stops: [GuestVirtualAddress],
+        into last: inout (position: Position, stop: TravelStop)?, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> TravelStop? {
+        func note(_ place: Position, _ address: GuestVirtualAddress) {
+            guard place < end, last.map({ $0.position < place }) ?? true else { return }
+            last = (place, .breakpoint(address))
+        }
+        if stops.contains(linearRIP), try !isInterruptNext() { note(position, linearRIP) }
+        while true {
+            let arrival = try forward(
+                Course(limit: end, stops: stops), isInterrupted: isInterrupted)
+            switch arrival {
+            case .breakpoint(let address): note(position, address)
+            case .interrupted, .diverged: return try stop(arrival)
+            default: return nil
+            }
+        }
+    }
+
+    /// The same with watched bytes, instruction by instruction.
+    private mutating func lastHitStepping(
+        before end: Position, _ stops: [GuestVirtualAddress], _ watched: [Watchpoint],
+        into last: inout (position: Position, stop: TravelStop)?, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> TravelStop? {
+        if let address = stops.first(where: { $0 == linearRIP }), position < end,
+            try !isInterruptNext()
+        {
+            last = (position, .breakpoint(address))
+        }
+        while true {
+            let arrival = try forward(
+                Course(limit: end, stops: stops, watched: watched, keepsFrames: false),
+                isInterrupted: isInterrupted)
+            switch arrival {
+            case .breakpoint(let address):
+                if position < end { last = (position, .breakpoint(address)) }
+            case .change(let hit):
+                guard let place = changedAfter, position <= end else { return nil }
+                last = (place, .watchpoint(hit))
+            case .interrupted, .diverged: return try stop(arrival)
+            default: return nil
+            }
+        }
+    }
+
+    /// Whether the guest takes an interrupt here before its next instruction.
+    private mutating func isInterruptNext() throws(ExecutionError) -> Bool {
+        guard standing == .atExit, try tape.hasInterrupt() else { return false }
+        return try tape.landmark() == nil
+    }
+
+    // MARK: Which pages were written
+
+    private func slots(_ watchpoints: [Watchpoint]) -> [Int] {
+        var slots: [Int] = []
+        for watchpoint in watchpoints {
+            let first = watchpoint.address.rawValue / 4096
+            let last = (watchpoint.address.rawValue + UInt64(watchpoint.count) - 1) / 4096
+            for page in first...last {
+                if let slot = machine.memory.pageSlots.slot(ofPage: page) { slots.append(slot) }
+            }
+        }
+        return slots
+    }
+
+    private mutating func watchReader() -> DirtyPages.Reader {
+        if let reader = watchedWrites { return reader }
+        guard let reader = machine.writes?.addReader() else {
+            preconditionFailure("a watchpoint in memory whose writes nobody tracks")
+        }
+        watchedWrites = reader
+        return reader
+    }
+
+    private mutating func forgetWrites(_ reader: DirtyPages.Reader) {
+        _ = machine.writes?.take(reader)
+    }
+
+    /// Whether a page of what is watched was written since the writes were forgotten.
+    private mutating func areWatchedPagesWritten(
+        _ reader: DirtyPages.Reader
+    ) throws(ExecutionError) -> Bool {
+        guard !watchpoints.isEmpty else { return false }
+        try machine.collectWrites()
+        return slots(watchpoints).contains { machine.writes?.contains($0, reader) ?? true }
+    }
+
+    /// Whether a page of what is watched was written between a keyframe and the next one, or where
+    /// the machine stands.
+    private mutating func mayChange(
+        _ watched: [Watchpoint], after index: Int, isLast: Bool
+    ) throws(ExecutionError) -> Bool {
+        guard !watched.isEmpty else { return false }
+        let slots = slots(watched)
+        if isLast || index + 1 >= keyframes.frames.count { return true }
+        let written = keyframes.frames[index + 1].written
+        return slots.contains { written.contains(Int32($0)) }
+    }
+}

@@ -1,0 +1,153 @@
+internal import Analysis
+internal import ArgumentParser
+internal import Execution
+internal import Glibc
+internal import Machine
+internal import Trace
+
+struct GDBCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "gdb",
+        abstract: "Debug a recorded run with gdb, forwards and backwards.",
+        discussion: """
+            Starts gdb on the trace, with the symbols of the image that the trace holds, at the \
+            end of the run: reverse-continue goes back to the breakpoint that was hit last. \
+            monitor help lists what vmtape adds. The run is as it was: memory and registers can \
+            be read and not written.
+
+              vmtape gdb boot.vmtape
+              (gdb) break panic
+              (gdb) reverse-continue
+              (gdb) reverse-stepi
+
+            Words after -- are given to gdb.
+            """)
+
+    @Argument(help: "The trace.")
+    var file: String
+
+    @Option(help: ArgumentHelp("Where to begin.", valueName: "position"))
+    var at: Destination = .end
+
+    @Option(help: ArgumentHelp("The debugger.", valueName: "program"))
+    var debugger = "gdb"
+
+    @Option(
+        help: ArgumentHelp(
+            "Symbols of the guest, an ELF file; those of the trace's own image unless given.",
+            valueName: "file"))
+    var symbols: String?
+
+    @Option(help: ArgumentHelp("What keyframes may take in memory.", valueName: "size"))
+    var keyframeMemory = ByteSize(bytes: 256 << 20)
+
+    @Flag(help: "Replay even where this host is known to behave differently.")
+    var force = false
+
+    @Argument(
+        parsing: .postTerminator,
+        help: ArgumentHelp("Arguments for gdb, after --.", valueName: "gdb-argument"))
+    var arguments: [String] = []
+
+    func run() throws {
+        // What is wrong is told here, and not by a server behind the debugger's back.
+        _ = try attempt { () throws(ExecutionError) in try Host() }
+        _ = try TraceFile.open(file)
+        var server = [
+            try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.text,
+            "--keyframe-memory", "\(keyframeMemory.bytes)", "--quiet", "--followed",
+        ]
+        if force { server.append("--force") }
+        let command = server.map(Self.quoted).joined(separator: " ")
+        var words = [debugger]
+        if let symbols { words.append(symbols) }
+        if let script = Self.makeScript() { words += ["-ix", "/proc/self/fd/\(script)"] }
+        words += ["-ex", "target remote | \(command)"] + arguments
+        throw CommandFailure(status: Status.couldNot, Self.become(words))
+    }
+
+    /// Where this program is.
+    private static func ownPath() throws(CommandFailure) -> String {
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        // SAFETY: readlink writes at most the count it is given.
+        let count = unsafe buffer.withUnsafeMutableBytes { bytes -> Int in
+            guard let start = bytes.baseAddress else { return 0 }
+            return unsafe readlink("/proc/self/exe", start, bytes.count)
+        }
+        guard count > 0, count < buffer.count else {
+            throw CommandFailure(status: Status.couldNot, "/proc/self/exe cannot be read")
+        }
+        return String(decoding: buffer[..<count], as: UTF8.self)
+    }
+
+    /// What gdb reads before all else: `monitor` commands move the machine, and gdb does not know.
+    private static let script = """
+        define hookpost-monitor
+        pipe maintenance flush register-cache | cat >/dev/null
+        pipe maintenance flush dcache | cat >/dev/null
+        end
+        """
+
+    /// A file without a name, which gdb inherits; nil where there can be none, and gdb goes without.
+    private static func makeScript() -> Int32? {
+        var name = Array("/tmp/vmtape-gdb.XXXXXX".utf8CString)
+        // SAFETY: mkstemp changes the six letters of a string that is NUL-terminated, and unlink
+        // reads it.
+        let descriptor = unsafe mkstemp(&name)
+        guard descriptor >= 0 else { return nil }
+        unsafe unlink(&name)
+        let stream = OutputStream(descriptor: descriptor)
+        stream.write(script)
+        stream.write("\n")
+        stream.flush()
+        guard !stream.hasFailed, lseek(descriptor, 0, SEEK_SET) == 0 else { return nil }
+        return descriptor
+    }
+
+    /// A word as a shell takes it: gdb runs what follows the bar by one.
+    private static func quoted(_ word: String) -> String {
+        let isPlain = word.utf8.allSatisfy { byte in
+            switch byte {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "/"), UInt8(ascii: "."),
+                UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: "+"), UInt8(ascii: ","),
+                UInt8(ascii: ":"):
+                true
+            default: false
+            }
+        }
+        if isPlain, !word.isEmpty { return word }
+        return "'" + word.split(separator: "'", omittingEmptySubsequences: false)
+            .joined(separator: "'\\''") + "'"
+    }
+
+    /// Becomes the debugger; comes back only with the reason why it could not.
+    private static func become(_ words: [String]) -> String {
+        // gdb inherits the mask, and must get its ^C.
+        var none = sigset_t()
+        // SAFETY: the set is initialised before it is used; execvp gets NUL-terminated strings that
+        // outlive the call, and a null at the end.
+        unsafe sigemptyset(&none)
+        unsafe sigprocmask(SIG_SETMASK, &none, nil)
+        var pointers: [UnsafeMutablePointer<CChar>?] = unsafe words.map { unsafe strdup($0) }
+        unsafe pointers.append(nil)
+        unsafe execvp(words[0], &pointers)
+        let failure = errno
+        return failure == ENOENT
+            ? "\(words[0]) is not installed: apt install gdb, or name another with --debugger"
+            : "\(words[0]): cannot be started: \(errnoText(failure))"
+    }
+}
+
+extension Destination {
+    /// As ``init(argument:)`` reads it.
+    var text: String {
+        switch self {
+        case .position(let position): position.description
+        case .end: "end"
+        }
+    }
+
+    /// For --help.
+    var defaultValueDescription: String { text }
+}

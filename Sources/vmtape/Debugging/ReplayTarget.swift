@@ -1,0 +1,199 @@
+internal import Execution
+internal import GDBRemote
+internal import Guest
+internal import KVM
+internal import Machine
+internal import Trace
+
+/// A recorded run as a debugger sees it: a machine that goes both ways and cannot be changed.
+struct ReplayTarget: DebugTarget, ~Copyable {
+    var run: RecordedRun
+    let executable: DebugExecutable?
+    /// Where the debugger set what; more than one kind may stand at one place.
+    private var places: [Breakpoint] = []
+    /// What stands for a watchpoint of the debugger's: memory of one page each.
+    private var watched: [(breakpoint: Breakpoint, parts: [Watchpoint])] = []
+
+    /// IA32_KERNEL_GS_BASE (Intel SDM vol. 4, table 2-2).
+    private static let kernelGSBase: UInt32 = 0xC000_0102
+
+    /// The debugger asks again after a `monitor` command, and needs not be told to.
+    private let isFollowed: Bool
+
+    /// Takes the machine as it stands.
+    ///
+    /// - Parameter isFollowed: the debugger notices by itself where a `monitor` command moved.
+    init(_ run: consuming RecordedRun, isFollowed: Bool) {
+        self.isFollowed = isFollowed
+        let image = run.sources.plan?.image
+        let name = run.reader.header.images.first?.name
+        executable = image.flatMap { image in
+            guard image.starts(with: [0x7F, 0x45, 0x4C, 0x46]) else { return nil }
+            return DebugExecutable(name: name ?? "guest", bytes: image)
+        }
+        self.run = run
+    }
+
+    var threads: [DebugThread] { [DebugThread(id: 1, name: "vCPU 0")] }
+
+    var currentThread: DebugThread.ID { 1 }
+
+    /// The past is as it was.
+    var isWritable: Bool { false }
+
+    // MARK: Registers and memory
+
+    mutating func registers(of thread: DebugThread.ID) throws(DebugError) -> TargetRegisters {
+        try orSay { run throws(ExecutionError) in
+            let msrs = try run.machine.msrs([Self.kernelGSBase])
+            return TargetRegisters(
+                general: run.machine.registers, system: run.machine.systemRegisters,
+                kernelGSBase: msrs.first?.value,
+                floatingPoint: FloatingPointState(try run.machine.extendedState()))
+        }
+    }
+
+    mutating func setRegisters(
+        _ registers: TargetRegisters, of thread: DebugThread.ID
+    ) throws(DebugError) { throw Self.readOnly }
+
+    mutating func read(
+        _ address: UInt64, count: Int, space: MemorySpace, thread: DebugThread.ID
+    ) throws(DebugError) -> [UInt8] {
+        switch space {
+        case .virtual: run.machine.memory(at: GuestVirtualAddress(address), count: count)
+        case .physical: run.machine.memory(at: GuestPhysicalAddress(address), count: count)
+        }
+    }
+
+    mutating func write(
+        _ bytes: [UInt8], at address: UInt64, space: MemorySpace, thread: DebugThread.ID
+    ) throws(DebugError) { throw Self.readOnly }
+
+    private static let readOnly = DebugError(
+        "the recording is read-only: vmtape replay --live-from changes what happens")
+
+    // MARK: What stops the run
+
+    mutating func insert(_ breakpoint: Breakpoint) throws(DebugError) {
+        switch breakpoint.kind {
+        case .software, .hardware:
+            guard run.machine.insertBreakpoint(GuestVirtualAddress(breakpoint.address)) else {
+                throw DebugError("no more than \(TimeMachine.breakpointLimit) breakpoints")
+            }
+            places.append(breakpoint)
+        case .write:
+            let parts = try parts(of: breakpoint)
+            for part in parts where !run.machine.insertWatchpoint(part) {
+                throw DebugError("no more than \(TimeMachine.breakpointLimit) watchpoints")
+            }
+            watched.append((breakpoint, parts))
+        case .read, .access:
+            throw DebugError(
+                "reads of memory leave no trace to search: watch writes (watch EXPRESSION)")
+        }
+    }
+
+    mutating func remove(_ breakpoint: Breakpoint) throws(DebugError) {
+        if breakpoint.kind.isWatchpoint {
+            let gone = watched.filter { $0.breakpoint == breakpoint }.flatMap(\.parts)
+            watched.removeAll { $0.breakpoint == breakpoint }
+            for part in gone where !watched.contains(where: { $0.parts.contains(part) }) {
+                run.machine.removeWatchpoint(part)
+            }
+        } else {
+            places.removeAll { $0 == breakpoint }
+            if !places.contains(where: { $0.address == breakpoint.address }) {
+                run.machine.removeBreakpoint(GuestVirtualAddress(breakpoint.address))
+            }
+        }
+    }
+
+    /// The physical memory that a watchpoint's addresses mean here, page by page.
+    private func parts(of breakpoint: Breakpoint) throws(DebugError) -> [Watchpoint] {
+        var parts: [Watchpoint] = []
+        var address = breakpoint.address
+        var left = breakpoint.length
+        while left > 0 {
+            let count = min(left, 4096 - address % 4096)
+            guard let place = run.machine.physicalAddress(GuestVirtualAddress(address)),
+                let part = Watchpoint(place, count: Int(count))
+            else {
+                throw DebugError(
+                    "0x\(String(address, radix: 16)) is not mapped here: go to where it is "
+                        + "(monitor goto), and watch it there")
+            }
+            parts.append(part)
+            address &+= count
+            left -= count
+        }
+        return parts
+    }
+
+    // MARK: Moving
+
+    mutating func resume(
+        _ action: ResumeAction, thread: DebugThread.ID, until interrupt: InterruptFlag
+    ) throws(DebugError) -> StopEvent {
+        let stop = try orSay { run throws(ExecutionError) in
+            let isInterrupted = { interrupt.isRaised }
+            switch action {
+            case .continue: return try run.machine.resume(isInterrupted: isInterrupted)
+            case .step: return try run.machine.step(isInterrupted: isInterrupted)
+            case .stepWhileIn(let range):
+                while true {
+                    let stop = try run.machine.step(isInterrupted: isInterrupted)
+                    guard case .arrived = stop,
+                        range.contains(run.machine.instructionAddress.rawValue),
+                        !run.machine.breakpoints.contains(run.machine.instructionAddress)
+                    else { return stop }
+                }
+            case .reverseContinue: return try run.machine.reverseResume(isInterrupted: isInterrupted)
+            case .reverseStep: return try run.machine.reverseStep(isInterrupted: isInterrupted)
+            }
+        }
+        return StopEvent(reason(stop))
+    }
+
+    private func reason(_ stop: TravelStop) -> GDBRemote.StopReason {
+        switch stop {
+        case .arrived: .step
+        case .breakpoint(let address):
+            .breakpoint(places.first { $0.address == address.rawValue }?.kind ?? .software)
+        case .watchpoint(let hit): .watchpoint(.write, address: watchedAddress(hit))
+        case .historyBegin: .historyBegin
+        case .historyEnd: .historyEnd
+        case .interrupted: .interrupted
+        case .diverged(let divergence): .divergence(divergenceLine(divergence, run.reader))
+        }
+    }
+
+    /// The address by which the debugger knows what changed.
+    private func watchedAddress(_ hit: WatchHit) -> UInt64 {
+        for (breakpoint, parts) in watched {
+            var offset: UInt64 = 0
+            for part in parts {
+                if part == hit.watchpoint { return breakpoint.address &+ offset }
+                offset &+= UInt64(part.count)
+            }
+        }
+        return hit.watchpoint.address.rawValue
+    }
+
+    mutating func monitor(
+        _ command: MonitorCommand, until interrupt: InterruptFlag
+    ) throws(DebugError) -> MonitorReply {
+        var reply = try MonitorAnswers.answer(command, &run, interrupt)
+        if isFollowed { reply.didMove = false }
+        return reply
+    }
+
+    /// Does something with the run; what fails is told to the person at the debugger.
+    private mutating func orSay<Result>(
+        _ body: (inout RecordedRun) throws(ExecutionError) -> Result
+    ) throws(DebugError) -> Result {
+        do throws(ExecutionError) { return try body(&run) } catch {
+            throw DebugError("\(error)")
+        }
+    }
+}
