@@ -44,7 +44,7 @@ extension DeviceSet {
         _ address: GuestPhysicalAddress, _ bytes: UnsafeRawBufferPointer
     ) -> DeviceOutcome {
         // SAFETY: the buffer is the caller's, alive through the call.
-        if unsafe machine.hasAPIC && writeAPIC(address.rawValue, bytes) { return .none }
+        if unsafe writeAPIC(address.rawValue, bytes) { return .none }
         var isClaimed = false
         for index in 0..<bytes.count {
             let place = memoryRanges.find(address.rawValue &+ UInt64(index))
@@ -65,7 +65,7 @@ extension DeviceSet {
         _ address: GuestPhysicalAddress, into bytes: UnsafeMutableRawBufferPointer
     ) {
         // SAFETY: the buffer is the caller's, alive through the call.
-        if unsafe machine.hasAPIC && readAPIC(address.rawValue, into: bytes) { return }
+        if unsafe readAPIC(address.rawValue, into: bytes) { return }
         var isClaimed = false
         for index in 0..<bytes.count {
             let place = memoryRanges.find(address.rawValue &+ UInt64(index))

@@ -15,7 +15,7 @@ extension DeviceSet {
 
     /// Whether an access to device memory may depend on the time.
     public func dependsOnTime(address: UInt64) -> Bool {
-        Self.dependsOnTime(memoryRanges.find(address).slot)
+        Self.dependsOnTime(memoryRanges.find(address).slot) || isAPIC(address)
     }
 
     private static func dependsOnTime(_ slot: Slot) -> Bool {

@@ -130,6 +130,16 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     }
 
     /// Passed on to the world.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        try world.hasNonMaskableInterrupt()
+    }
+
+    /// Passed on to the world.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
+        try world.acknowledgeNonMaskableInterrupt()
+    }
+
+    /// Passed on to the world.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
         try world.acknowledgeInterrupt()
     }
@@ -143,6 +153,19 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
         let isOverdue = try world.hasOverdueInterrupt()
         try tellArrivals()
         return isOverdue
+    }
+
+    /// Passed on to the world.
+    public var watchesSilence: Bool { world.watchesSilence }
+
+    /// Passed on to the world.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? {
+        let ending = try world.silence(
+            exitCount: exitCount, progress: progress, canWake: canWake)
+        try tellArrivals()
+        return ending
     }
 
     /// Passed on to the world.

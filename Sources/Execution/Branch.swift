@@ -256,6 +256,20 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         return isOverdue
     }
 
+    /// Live only.
+    public var watchesSilence: Bool { isLive && world.watchesSilence }
+
+    /// Live only.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? {
+        guard isLive else { return nil }
+        let ending = try world.silence(
+            exitCount: exitCount, progress: progress, canWake: canWake)
+        try tellArrivals()
+        return ending
+    }
+
     /// The tape's.
     public mutating func landmark() throws(ExecutionError) -> Landmark? {
         isLive ? nil : try tape.landmark()
@@ -331,6 +345,10 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
     public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? {
         isLive ? nil : try tape.nextRewriting()
     }
+
+    /// Once it is live.
+    @inline(__always)
+    public var choosesRewritings: Bool { isLive }
 
     /// The tape's answer; the world is asked too.
     public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {

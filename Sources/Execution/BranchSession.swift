@@ -98,7 +98,8 @@ public struct BranchSession: ~Copyable {
         configuration.debugConsole = options.consoles.debugConsole
         let machine = try GuestMachine.replaying(
             reader, host: host, isForced: options.isForced,
-            differences: host.probe.facts.behavioursThatDiffer(from: reader.header.hostFacts))
+            differences: host.probe.facts.behavioursThatDiffer(from: reader.header.hostFacts),
+            watches: options.liveFrom != nil && host.probe.behaviour.breakpointRing0 == .yes)
         let cursor = try trace { () throws(TraceError) in try reader.tape() }
         let tape = try Tape(
             cursor, file: reader.path, registers: machine.registers,
@@ -110,7 +111,8 @@ public struct BranchSession: ~Copyable {
         }
         var world = LiveWorld(
             devices: devices, clock: clock, cpuidTable: reader.header.requestedCPUID, stop: stop,
-            hasCompletions: property("completions") != "off")
+            hasCompletions: property("completions") != "off",
+            stall: property("interrupts") == TraceHeader.interruptsWhereStalled ? .kick : .end)
         if options.recording?.hasWorldStream == true { world.keepArrivals() }
         parts = Parts(tape: tape, world: world, stream: stream, console: console)
         self.machine = machine

@@ -95,7 +95,8 @@ enum MSRFilterProperty {
         }
         var ranges: [MSRFilterRange] = []
         for part in text.split(separator: " ") {
-            let ends = part.split(separator: "-", maxSplits: 1).map { UInt32($0, radix: 16) }
+            let ends = part.split(separator: "-", maxSplits: 1, omittingEmptySubsequences: false)
+                .map { UInt32($0, radix: 16) }
             guard let first = ends.first ?? nil, let last = ends.last ?? nil, last >= first,
                 last - first < 12288, ranges.count < 16
             else {

@@ -16,6 +16,8 @@ public struct LiveConfiguration: Sendable {
     public var clock = ClockKind.host
     /// Rewrites RDTSC (and CPUID where the host shows its own) to exits, so that it is recorded.
     public var rewritesTimeStamp = true
+    /// What becomes of a guest that waits for a virtual clock without an exit.
+    public var stall = StallPolicy.end
     /// Completes instructions that KVM cannot emulate.
     public var completesInstructions = true
     /// What is watched beside the run.
@@ -74,7 +76,7 @@ public struct RunSession: ~Copyable {
         side = Attended(
             world: LiveWorld(
                 devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
-                hasCompletions: configuration.completesInstructions),
+                hasCompletions: configuration.completesInstructions, stall: configuration.stall),
             listener: NoListener())
         behaviour = host.probe.behaviour
         self.configuration = configuration
@@ -164,7 +166,7 @@ public struct RecordSession: ~Copyable {
         progress = writer.progress
         var world = LiveWorld(
             devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
-            hasCompletions: configuration.completesInstructions)
+            hasCompletions: configuration.completesInstructions, stall: configuration.stall)
         if recording.hasWorldStream { world.keepArrivals() }
         side = Attended(world: world, listener: Recorder(writer: writer))
         self.machine = machine

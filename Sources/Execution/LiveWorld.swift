@@ -1,6 +1,7 @@
 public import Devices
 internal import Glibc
 public import Guest
+internal import KVM
 public import Machine
 public import Trace
 
@@ -14,6 +15,10 @@ public struct LiveWorld: World, ~Copyable {
     private let cpuidTable: [CPUIDEntry]
     private let stop: StopRequest
     private let hasCompletions: Bool
+    /// How long the guest has made no exit, under a virtual clock.
+    private var silence: Silence
+    /// It made none since the kick before.
+    private var isSilent = false
     /// IA32_TSC_DEADLINE is there, as CPUID shows (leaf 1, ECX bit 24).
     private let hasTimerDeadline: Bool
 
@@ -43,17 +48,21 @@ public struct LiveWorld: World, ~Copyable {
     ///   - cpuidTable: what rewritten CPUIDs show.
     ///   - stop: ends the wait of an idle guest.
     ///   - hasCompletions: completes instructions that KVM cannot emulate.
+    ///   - stall: what becomes of a guest that waits for a virtual clock without an exit.
     public init(
         devices: consuming DeviceSet, clock: ClockKind = .host, cpuidTable: [CPUIDEntry] = [],
-        stop: StopRequest = StopRequest(), hasCompletions: Bool = true
+        stop: StopRequest = StopRequest(), hasCompletions: Bool = true,
+        stall: StallPolicy = .end
     ) {
         self.devices = devices
         self.clock = GuestClock(clock)
         self.cpuidTable = cpuidTable
         self.stop = stop
         self.hasCompletions = hasCompletions
+        silence = Silence(stall)
         hasTimerDeadline =
-            cpuidTable.first { $0.function == 1 }.map { $0.ecx >> 24 & 1 != 0 } ?? false
+            self.devices.machine.hasAPIC
+            && cpuidTable.contains { $0.function == 1 && $0.ecx >> 24 & 1 != 0 }
     }
 
     /// Keeps what comes from outside from now on, for ``tellArrivals(_:)``.
@@ -275,8 +284,12 @@ public struct LiveWorld: World, ~Copyable {
         guard let natural else { return .go }
         pass(dependsOnTime: true)
         settle()
-        if natural.reason == .halted, canWake, isRerun ? idleAgain() : idle() { return .go }
-        return .end(natural)
+        guard natural.reason == .halted, canWake else { return .end(natural) }
+        switch isRerun ? idleAgain() : idle() {
+        case .woken: return .go
+        case .asleepForEver: return .end(natural)
+        case .stalled: return .end(Ending(.stalled))
+        }
     }
 
     /// Serves the device that asked for it.
@@ -302,12 +315,27 @@ public struct LiveWorld: World, ~Copyable {
     public mutating func processorHolds(
         taskPriorityClass: UInt64, apicBase: UInt64
     ) throws(ExecutionError) {
-        devices.synchroniseAPIC(taskPriorityClass: taskPriorityClass, base: apicBase)
+        // What the priority held back, or lets through now, changes what is waited for.
+        if devices.synchroniseAPIC(taskPriorityClass: taskPriorityClass, base: apicBase) {
+            deadline = devices.nextDeadline ?? .max
+        }
     }
 
     /// Whether an interrupt waits for the CPU.
     @inline(__always)
-    public mutating func hasInterrupt() throws(ExecutionError) -> Bool { devices.hasInterrupt }
+    public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
+        devices.hasInterrupt || devices.hasNonMaskableInterrupt
+    }
+
+    /// Whether the local APIC has one.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        devices.hasNonMaskableInterrupt
+    }
+
+    /// The local APIC's is taken.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
+        devices.acknowledgeNonMaskableInterrupt()
+    }
 
     /// The interrupt controller's acknowledge cycle.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
@@ -319,10 +347,14 @@ public struct LiveWorld: World, ~Copyable {
     }
 
     /// When an interrupt that waits, or that the next deadline raises, has waited long enough.
-    /// Only under the host's clock: with a virtual one a run is to be the same every time.
+    /// Under a virtual clock, with which a run is to be the same every time, nothing is injected:
+    /// the kick looks whether the guest waits in vain.
     @inline(__always)
     public mutating func kickDelay() throws(ExecutionError) -> UInt64? {
-        guard devices.machine.isPC, clock.isHost else { return nil }
+        guard devices.machine.isPC else { return nil }
+        guard clock.isHost else {
+            return silence.policy == .kick ? Silence.kickNanoseconds : Silence.lookNanoseconds
+        }
         if devices.hasInterrupt { return Self.patienceNanoseconds }
         guard deadline != .max else { return nil }
         let now = clock.nanoseconds
@@ -331,7 +363,8 @@ public struct LiveWorld: World, ~Copyable {
 
     /// Lets time pass, and looks whether an interrupt has waited too long.
     public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool {
-        guard devices.machine.isPC, clock.isHost else { return false }
+        guard devices.machine.isPC else { return false }
+        guard clock.isHost else { return isSilent && devices.hasInterrupt }
         let wasWaiting = devices.hasInterrupt
         let wasDue = deadline
         devices.admitInput()
@@ -348,24 +381,63 @@ public struct LiveWorld: World, ~Copyable {
         return now &- since >= Self.patienceNanoseconds
     }
 
-    /// The guest waits for an interrupt. False where none can come any more.
+    /// Only under a virtual clock.
+    public var watchesSilence: Bool { devices.machine.isPC && !clock.isHost }
+
+    /// A guest that waits without an exit for an interrupt which the clock would have to bring is
+    /// stalled, or the clock moves on.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? {
+        let now = HostThread.monotonicNanoseconds()
+        isSilent = silence.notes(exitCount: exitCount, progress: progress, now: now)
+        let due = devices.nextDeadline
+        guard isSilent, canWake, devices.hasInterrupt || due != nil else { return nil }
+        if silence.policy == .end {
+            return silence.isTooLong(progress: progress, now: now)
+                ? Ending(.stalled, isInMidFlight: true) : nil
+        }
+        if !devices.hasInterrupt, let due, due < .max - 1000 {
+            // In whole microseconds, as the world stream keeps it.
+            let time = (max(due, clock.nanoseconds) + 999) / 1000 * 1000
+            clock.set(time)
+            move(to: time, .kick)
+            settle()
+        }
+        return nil
+    }
+
+    /// What became of a guest that waits for an interrupt.
+    private enum Idling {
+        /// There is one, or somebody wants the run to end.
+        case woken
+        /// None can come any more.
+        case asleepForEver
+        /// A virtual clock ran on and on, and none came.
+        case stalled
+    }
+
+    /// The guest waits for an interrupt.
     ///
     /// Devices are brought up to their own deadlines, however late the host wakes us: what happens
     /// while the guest idles then depends on nothing but the input that arrives.
     @inline(never)
-    private mutating func idle() -> Bool {
+    private mutating func idle() -> Idling {
         devices.flush()
         defer { deadline = devices.nextDeadline ?? .max }
-        while !devices.hasInterrupt {
+        var jumps = 0
+        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt {
             // Somebody wants the run to end: it ends at this very exit.
-            if stop.reason != nil { return true }
+            if stop.reason != nil { return .woken }
             let due = devices.nextDeadline
-            guard due != nil || devices.canInputInterrupt else { return false }
+            guard due != nil || devices.canInputInterrupt else { return .asleepForEver }
             var nap = Self.napNanoseconds
             if let due {
                 let left = clock.idle(until: due)
                 guard left > 0 else {
                     devices.advance(to: due)
+                    jumps += 1
+                    if jumps > Self.longestIdling, !clock.isHost { return .stalled }
                     continue
                 }
                 nap = min(left, nap)
@@ -382,13 +454,15 @@ public struct LiveWorld: World, ~Copyable {
             // SAFETY: the struct lives through the call; the rest of the time is not asked for.
             unsafe nanosleep(&wait, nil)
         }
-        return true
+        return .woken
     }
 
     /// The same, where it was recorded before: nobody waits.
-    private mutating func idleAgain() -> Bool {
+    private mutating func idleAgain() -> Idling {
         defer { deadline = devices.nextDeadline ?? .max }
-        while !devices.hasInterrupt, stop.reason == nil, script.problem == nil {
+        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt, stop.reason == nil,
+            script.problem == nil
+        {
             let due = devices.nextDeadline
             // A virtual clock jumps to the next deadline, whatever has arrived.
             if due == nil || clock.isHost, let time = script.takeWake(beforeNanoseconds: due) {
@@ -402,8 +476,12 @@ public struct LiveWorld: World, ~Copyable {
                 script.fail("the guest was woken here, but no device has reason to")
             }
         }
-        return true
+        return .woken
     }
+
+    /// Deadlines that a virtual clock may come to while the guest waits, and none of them raises an
+    /// interrupt: a timer whose last interrupt was never ended. Six minutes of one at 1 kHz.
+    private static let longestIdling = 360_000
 
     private mutating func takeOutcome() -> Ending {
         defer { outcome = .none }

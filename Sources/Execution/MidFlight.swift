@@ -35,6 +35,9 @@ extension RunLoop {
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         isKickArmed = false
+        if side.watchesSilence, let ending = try lookAtSilence(&cpu, &side) {
+            return .ended(ending)
+        }
         guard try side.hasOverdueInterrupt() else {
             if let delay = try side.kickDelay() { try armKick(&cpu, nanoseconds: delay) }
             return nil
@@ -59,7 +62,7 @@ extension RunLoop {
             if isRing3 { midFlight.refusedInRing3 += 1 }
             attempts += 1
             // Where none is found in ring 0 within the bound, the next exit arms the timer again.
-            if isRing3, attempts > Self.ring3Attempts { return nil }
+            if isRing3, !isRing3Found, attempts > Self.ring3Attempts { return nil }
             try armRetry(&cpu)
             return nil
         }
@@ -98,7 +101,10 @@ extension RunLoop {
         // SAFETY: the page's registers do not change before the next run.
         var flags = unsafe cpu.registersPointer.pointee[.rflags]
         if isRing3 {
-            guard isRing3Found else { return false }
+            // (A code segment elsewhere than at 0 is nothing that today's ring 3 has.)
+            guard isRing3Found, unsafe cpu.systemRegistersPointer.pointee[.cs].base == 0 else {
+                return false
+            }
             // A kick's: the search for a cold place leaves a REP behind.
             if usesRing3Stops { flags &= ~Self.resumeFlag }
         }
@@ -131,12 +137,24 @@ extension RunLoop {
         return nil
     }
 
+    /// Has the world judge how long the guest has made no exit.
+    private func lookAtSilence<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side
+    ) throws(ExecutionError) -> Ending?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        let progress = try kvm { () throws(KVMError) in try cpu.progress() }
+        // SAFETY: the page's registers do not change before the next run.
+        let flags = unsafe cpu.registersPointer.pointee.rflags
+        return try side.silence(
+            exitCount: exitCount, progress: progress, canWake: flags & Self.interruptFlag != 0)
+    }
+
     /// The digest of everything that decides what the guest does next: registers, the CPU's other
     /// state, and RAM.
     static func wholeState<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ registers: GeneralRegisters, _ memory: borrowing GuestMemory
     ) throws(KVMError) -> Digest128 {
-        try wholeState(&cpu, registers, memory: memory.digest().digest)
+        try wholeState(&cpu, registers, memory: cpu.memoryDigest(memory))
     }
 
     /// The same, the digest of RAM being known.

@@ -11,11 +11,12 @@ extension GuestMachine {
     /// - Parameters:
     ///   - isForced: makes it on a host whose behaviour differs, too.
     ///   - differences: the ways in which it does.
+    ///   - watches: is ready to find instructions to be rewritten, for when the run leaves the tape.
     /// - Throws: ``ExecutionError/cannotReplay(_:)`` where this host does not match, or the trace
     ///   does not hold what a replay needs.
     static func replaying(
         _ reader: TraceReader, host: borrowing Host, isForced: Bool,
-        differences: [HostFacts.Difference]
+        differences: [HostFacts.Difference], watches: Bool = false
     ) throws(ExecutionError) -> GuestMachine {
         if !isForced, !differences.isEmpty {
             throw .cannotReplay(Self.refusal(differences, reader.path))
@@ -23,7 +24,7 @@ extension GuestMachine {
         let plan = try Self.plan(reader)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: plan, cpuid: reader.header.requestedCPUID,
-            rewriting: Rewriting(reader.header),
+            rewriting: Rewriting(reader.header, plan, watches: watches),
             msrFilter: MSRFilterProperty.ranges(reader.header.machine),
             hasLocalAPIC: reader.header.machine.devices.contains {
                 $0.name == Devices.DeviceDescription.localAPIC

@@ -172,15 +172,31 @@ public struct ReplaySession: ~Copyable {
         if reader.header.machine.properties.contains(Property("tsc", "native")) {
             causes.append(
                 "the guest read the time-stamp counter: RDTSC is not recorded (tsc native)")
-        } else if !machine.isCodeKnown {
-            causes.append(
-                "the guest read the time-stamp counter: RDTSC is recorded only in the code of ELF "
-                    + "images, and this image is \(reader.header.images.first?.kind ?? "none")")
+        } else {
+            causes += suspects(system)
+            if !machine.isCodeKnown,
+                !reader.header.machine.properties.contains(Rewriting.watchProperty)
+            {
+                causes.append(
+                    "the guest read the time-stamp counter: RDTSC was recorded only in the code of "
+                        + "ELF images, and this image is "
+                        + "\(reader.header.images.first?.kind ?? "none")")
+            }
         }
         if system.cpl == 3, reader.header.hostFacts["kvm.cpuid.ring3-honoured"] == "no" {
             causes.append(
                 "CPUID in ring 3 shows the host's own CPU, which KVM cannot hide on this host")
         }
         return causes
+    }
+
+    /// Instructions before the place of a divergence that read the outside world unseen.
+    private func suspects(_ system: SystemRegisters) -> [String] {
+        let end = PageWalk.linearRIP(machine.currentRegisters.rip, system: system).rawValue
+        let history = min(end, UInt64(HiddenInputs.suspectHistory))
+        let code = machine.bytes(
+            at: GuestVirtualAddress(end &- history), count: Int(history))
+        guard code.count == Int(history) else { return [] }
+        return HiddenInputs.suspects(in: code, endingAt: end, system: system)
     }
 }

@@ -62,11 +62,7 @@ public struct Rewriting: Sendable {
                     replacement: [RewriteTraps.outOpcode, port]))
         }
         if watches {
-            watch = CodeWatch(
-                second: (traps.timeStampPort == nil ? [] : [RewriteTraps.secondOfRDTSC])
-                    + (traps.cpuidPort == nil ? [] : [RewriteTraps.secondOfCPUID]),
-                certain: Self.addresses(plan, isCertain: true),
-                loaded: Self.addresses(plan, isCertain: false))
+            watch = makeWatch(plan)
             return
         }
         if !sites.contains(where: { $0.replacement[1] == traps.timeStampPort }) {
@@ -75,6 +71,14 @@ public struct Rewriting: Sendable {
         if !sites.contains(where: { $0.replacement[1] == traps.cpuidPort }) {
             traps.cpuidPort = nil
         }
+    }
+
+    private func makeWatch(_ plan: LoadPlan) -> CodeWatch {
+        CodeWatch(
+            second: (traps.timeStampPort == nil ? [] : [RewriteTraps.secondOfRDTSC])
+                + (traps.cpuidPort == nil ? [] : [RewriteTraps.secondOfCPUID]),
+            certain: Self.addresses(plan, isCertain: true),
+            loaded: Self.addresses(plan, isCertain: false))
     }
 
     private static func addresses(_ plan: LoadPlan, isCertain: Bool) -> [Range<UInt64>] {
@@ -93,18 +97,31 @@ public struct Rewriting: Sendable {
             return
         }
         let behaviour = host.probe.behaviour
-        let isShown =
-            behaviour.cpuidRing0 == .yes && behaviour.unhideableLeaf1ECX == 0
-            && behaviour.unhideableLeaf1EDX == 0
         self.init(
-            configuration.plan, rewritesCPUID: !isShown,
+            configuration.plan, rewritesCPUID: !behaviour.hidesCPUID,
             watches: behaviour.breakpointRing0 == .yes)
     }
+
+    /// What a trace keeps of it, as properties of the machine.
+    var properties: [Property] {
+        traps.properties + (watch == nil ? [] : [Self.watchProperty])
+    }
+
+    /// What no file tells of is rewritten when it is first executed.
+    static let watchProperty = Property("rewrite.when-executed", "on")
 
     /// The rewriting that a trace tells of.
     init(_ header: TraceHeader) {
         sites = header.rewrittenSites
         traps = RewriteTraps(header.machine)
+    }
+
+    /// The rewriting that a trace tells of, for a run that leaves it: what is executed first after
+    /// that is found as in a recording.
+    init(_ header: TraceHeader, _ plan: LoadPlan, watches: Bool) {
+        self.init(header)
+        guard watches else { return }
+        watch = makeWatch(plan)
     }
 
     /// Puts the replacements into memory.

@@ -40,6 +40,8 @@ public struct RunLoop: ~Copyable {
     var codeWatch: CodeWatch?
     /// Where a breakpoint stands for the tape's next rewriting.
     var watched: GuestVirtualAddress?
+    /// What was rewritten on the way, each place once.
+    var rewrittenSites: [RewrittenSite] = []
     let stop: StopRequest
     /// KVM counts ring 0's instructions here.
     let hasCounter: Bool
@@ -47,6 +49,16 @@ public struct RunLoop: ~Copyable {
     let usesRing3Stops: Bool
     /// Hardware breakpoints stop ring 3 as they stop ring 0.
     let breaksRing3: Bool
+    /// SYSCALL in ring 3 is completed here (``BrokenSyscall``).
+    let mendsSyscall: Bool
+    /// The guest's page-fault handler, where a breakpoint stands; nil: none does.
+    var syscallHandler: UInt64?
+    /// Where instructions stand that may have to be rewritten.
+    var watchedCode: [GuestVirtualAddress] = []
+    /// The handler's first instruction is being stepped over.
+    var isPassingHandler = false
+    /// What is known of where landmarks in ring 3 may stand.
+    var coldPlaces = ColdPlaceSearch()
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
     /// The timer runs.
@@ -69,6 +81,7 @@ public struct RunLoop: ~Copyable {
     ) {
         finder = InstructionFinder(behaviour)
         hasCounter = behaviour.instructionCounter != .no
+        mendsSyscall = behaviour.syscall == .no && behaviour.breakpointRing0 == .yes
         breaksRing3 = behaviour.breakpointRing3 == .yes
         usesRing3Stops = behaviour.exceptionStopsRing3 == .yes
         self.exitLimit = exitLimit
@@ -110,8 +123,7 @@ public struct RunLoop: ~Copyable {
             if case .other = step {
                 if Self.isUncounted(other) { continue }
                 if case .debug(let stop) = other,
-                    try isFalseAlarm(
-                        at: stop.pc, &cpu, isListening: Side.isListening, memory: memory)
+                    try passes(stop.pc, &cpu, &side, memory: memory)
                 {
                     continue
                 }
@@ -120,6 +132,9 @@ public struct RunLoop: ~Copyable {
                 step, &cpu, &side, memory: memory, entered: entered, returned: returned)
             {
                 return outcome
+            }
+            if mendsSyscall {
+                try watchSyscalls(&cpu, isListenedTo: Side.isListening, memory: memory)
             }
             if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
                 return outcome
@@ -131,9 +146,23 @@ public struct RunLoop: ~Copyable {
         }
     }
 
+    /// A breakpoint or step of ours came to nothing: it is no exit.
+    @inline(never)
+    private mutating func passes<CPU, Side>(
+        _ place: GuestVirtualAddress, _ cpu: inout CPU, _ side: inout Side,
+        memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        if !isPassingHandler, cpu.isWatched(place) {
+            return try isFalseAlarm(at: place, &cpu, &side, memory: memory)
+        }
+        guard mendsSyscall else { return false }
+        return try passesDebugExit(&cpu, memory: memory)
+    }
+
     /// Tells the world's local APIC what the CPU holds of it.
     @inline(__always)
-    private func synchroniseAPIC<CPU, Side>(
+    func synchroniseAPIC<CPU, Side>(
         _ cpu: borrowing CPU, _ side: inout Side
     ) throws(ExecutionError)
     where CPU: Processor & ~Copyable, Side: World & ~Copyable {
@@ -160,7 +189,7 @@ public struct RunLoop: ~Copyable {
             goesOn = try handle(
                 mmio, &cpu, &side, memory: memory, entered: entered, returned: returned)
         case .other:
-            if case .debug(let stop) = other, cpu.isWatched(stop.pc) {
+            if case .debug(let stop) = other, try isRewriting(stop.pc, cpu, &side) {
                 goesOn = try rewrite(
                     at: stop.pc, &cpu, &side, memory: memory, entered: entered,
                     returned: returned)
@@ -168,7 +197,7 @@ public struct RunLoop: ~Copyable {
             }
             goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
             natural = Self.naturalEnding(other)
-            if goesOn, natural?.reason == .internalError,
+            if goesOn, natural != nil,
                 let completed = try complete(other, &cpu, &side, memory: memory)
             {
                 natural = nil
@@ -262,10 +291,10 @@ public struct RunLoop: ~Copyable {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         // An exception that is on its way is delivered first; the interrupt comes at a later exit.
         guard exitCount != exceptionCount else { return nil }
+        let isNonMaskable = try side.hasNonMaskableInterrupt()
         // SAFETY: the page's registers do not change before the next run.
-        guard unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0 else {
-            return nil
-        }
+        let flags = unsafe cpu.registersPointer.pointee.rflags
+        guard isNonMaskable || flags & Self.interruptFlag != 0 else { return nil }
         settling: while true {
             let entered = HostThread.timestamp()
             let settlement: Settlement
@@ -279,14 +308,22 @@ public struct RunLoop: ~Copyable {
                 return outcome
             }
         }
-        guard cpu.isReadyForInterrupt, try side.hasInterrupt(), try side.landmark() == nil else {
-            return nil
+        if isNonMaskable {
+            // Where the CPU cannot take it now, KVM keeps it until it can.
+            try side.acknowledgeNonMaskableInterrupt()
+            guard try side.interruption(Interruption(.nmi, vector: 2)) else {
+                return .endedByListener
+            }
+            try kvm { () throws(KVMError) in try cpu.nonMaskableInterrupt() }
+        } else {
+            guard cpu.isReadyForInterrupt, try side.hasInterrupt(), try side.landmark() == nil
+            else { return nil }
+            let vector = try side.acknowledgeInterrupt()
+            guard try side.interruption(Interruption(.external, vector: vector)) else {
+                return .endedByListener
+            }
+            try kvm { () throws(KVMError) in try cpu.interrupt(vector: vector) }
         }
-        let vector = try side.acknowledgeInterrupt()
-        guard try side.interruption(Interruption(.external, vector: vector)) else {
-            return .endedByListener
-        }
-        do throws(KVMError) { try cpu.interrupt(vector: vector) } catch { throw .kvm(error) }
         // A tape may end here: the guest never exited again, or the recorder was killed.
         return try outcome(&side, natural: nil, canWake: false, memory: memory)
     }

@@ -237,6 +237,12 @@ public struct Tape: World, RunListener, ~Copyable {
         return unsafe next.kind == .interruption
     }
 
+    /// What waits is one where the tape has one next.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        let snapshot = encoder.snapshot().registers
+        return try unsafe peek()?.interruption(snapshot: snapshot)?.kind == .nmi
+    }
+
     /// Gives the recorded vector. One that is no external interrupt at an exit shows in the
     /// comparison that follows.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {

@@ -5,6 +5,9 @@ internal import Machine
 internal import Trace
 
 extension TraceHeader {
+    /// The property `interrupts` of a recording with ``StallPolicy/kick``.
+    static let interruptsWhereStalled = "at exits, or in mid-flight where the guest stalls"
+
     /// What a recording knows before its first event.
     init(
         recording: RecordSession.Recording, cpu: Int, configuration: LiveConfiguration,
@@ -29,11 +32,13 @@ extension TraceHeader {
                     Property("clock", configuration.clock.name),
                     Property(
                         "interrupts",
-                        configuration.clock == .host ? "at exits, or in mid-flight" : "at exits"),
+                        configuration.clock == .host
+                            ? "at exits, or in mid-flight"
+                            : configuration.stall == .kick
+                                ? Self.interruptsWhereStalled : "at exits"),
                     Property("completions", configuration.completesInstructions ? "on" : "off"),
                     Property(MSRFilterProperty.key, MSRFilterProperty.text(msrFilter)),
-                ] + devices.properties.map { Property($0.key, $0.value) }
-                    + rewriting.traps.properties),
+                ] + devices.properties.map { Property($0.key, $0.value) } + rewriting.properties),
             requestedCPUID: requestedCPUID, observedCPUID: observedCPUID, hostFacts: host,
             images: plan.records.map { ImageRecord($0) },
             commandLine: plan.records.first?["command-line"] ?? "",

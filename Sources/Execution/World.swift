@@ -105,6 +105,12 @@ public protocol World: ~Copyable {
     /// Whether an interrupt waits for the CPU to take it.
     mutating func hasInterrupt() throws(ExecutionError) -> Bool
 
+    /// Whether what waits is a non-maskable interrupt.
+    mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool
+
+    /// Takes the non-maskable interrupt that waits.
+    mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError)
+
     /// Takes the interrupt that waits, as the CPU's acknowledge cycle does: its vector.
     mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8
 
@@ -116,6 +122,19 @@ public protocol World: ~Copyable {
     /// injected between two exits.
     mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool
 
+    /// Whether a kick is to look at how long the guest has made no exit.
+    var watchesSilence: Bool { get }
+
+    /// A kick came: what becomes of a guest that has made no exit for long; nil: it runs on.
+    ///
+    /// - Parameters:
+    ///   - exitCount: exits so far.
+    ///   - progress: the host's count of the guest's instructions; nil where it has none.
+    ///   - canWake: interrupts are enabled.
+    mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending?
+
     /// The place in mid-flight where the interrupt that waits is to be injected; nil: at an exit.
     mutating func landmark() throws(ExecutionError) -> Landmark?
 
@@ -125,6 +144,10 @@ public protocol World: ~Copyable {
     /// Where the instruction stands that is rewritten before the next exit, as it is about to be
     /// executed; nil: there is none, or none is known.
     mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress?
+
+    /// Whether the loop looks for instructions to be rewritten, where it can; else
+    /// ``nextRewriting()`` tells of them.
+    var choosesRewritings: Bool { get }
 
     /// Whether something came from outside that no listener was told of.
     var hasArrivals: Bool { get }
@@ -139,6 +162,9 @@ extension World where Self: ~Copyable {
     /// None is known.
     @inline(__always)
     public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? { nil }
+    /// It does.
+    @inline(__always)
+    public var choosesRewritings: Bool { true }
 }
 
 /// A world without a local APIC.
@@ -148,6 +174,10 @@ extension World where Self: ~Copyable {
     public mutating func processorHolds(
         taskPriorityClass: UInt64, apicBase: UInt64
     ) throws(ExecutionError) {}
+    /// None comes.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool { false }
+    /// Nothing is to be done.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {}
 }
 
 /// A world to which nothing comes but what the guest gets of it.
@@ -168,6 +198,13 @@ extension World where Self: ~Copyable {
     public mutating func kickDelay() throws(ExecutionError) -> UInt64? { nil }
     /// None.
     public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool { false }
+    /// No.
+    @inline(__always)
+    public var watchesSilence: Bool { false }
+    /// It runs on.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? { nil }
     /// None.
     public mutating func landmark() throws(ExecutionError) -> Landmark? { nil }
     /// Cannot be.

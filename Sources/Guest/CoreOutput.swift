@@ -77,7 +77,7 @@ struct CoreOutput: ~Copyable {
     }
 
     private static func exists(_ path: String) -> GuestError {
-        GuestError(.exists, path, "exists; choose another name, or use --force")
+        GuestError(.exists, path, "exists; choose another name, or --overwrite")
     }
 
     private static func failure(_ path: String, _ what: String, _ number: Int32) -> GuestError {

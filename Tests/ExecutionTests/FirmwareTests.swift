@@ -50,12 +50,12 @@ struct FirmwareTests {
         arguments: [ClockKind.host, virtual])
     func `U-Boot comes to its prompt and does what is typed`(_ clock: ClockKind) throws {
         let host = try Host()
-        let tape = try Self.uBoot.record(host, clock) { $0.exitLimit = 40_000 }
+        let tape = try Self.uBoot.record(host, clock) { $0.exitLimit = 6_000 }
         #expect(tape.console().contains("=> echo done typing\r\ndone typing"))
         #expect(try tape.rewrittenCount() > 10)
         #expect(try tape.replay(host) == .identical)
         guard clock == Self.virtual else { return }
-        let again = try Self.uBoot.record(host, clock) { $0.exitLimit = 40_000 }
+        let again = try Self.uBoot.record(host, clock) { $0.exitLimit = 6_000 }
         #expect(try tape.bytes() == again.bytes())
     }
 }

@@ -25,6 +25,22 @@ import Testing
         #expect(clock.nanoseconds >= 250)
     }
 
+    @Test func `the counter's values have their times`() {
+        var clock = GuestClock(.virtual(nanosecondsPerExit: 250))
+        for _ in 0..<4 { clock.tick() }
+        #expect(clock.time(of: 1000) == 1000)
+        #expect(clock.time(of: 999) == 1000)  // beyond it already: now
+        #expect(clock.time(of: 1001) == 1001)
+        #expect(clock.time(of: .max) == .max)
+        clock.setTimeStamp(10_000_000)
+        #expect(clock.time(of: 10_000_000) == 1000)
+        #expect(clock.time(of: 10_000_500) == 1500)
+        #expect(clock.time(of: 1) == 1000)
+        clock.setTimeStamp(0)
+        #expect(clock.time(of: .max) == .max)
+        #expect(clock.time(of: 500) == 1500)
+    }
+
     @Test func `the host's clock says how long to sleep`() {
         var clock = GuestClock(.host)
         clock.tick()

@@ -140,4 +140,70 @@ import Trace
         let verdict = try world.verdict(natural: nil, canWake: true)
         #expect(verdict == .end(Ending(.debugExit, guestStatus: 7)))
     }
+
+    @Test func `a virtual clock does not run on for ever`() throws {
+        var world = try Self.world()
+        try Self.startController(&world, mask: 0xFE)
+        try Self.startTimer(&world)
+        #expect(try world.verdict(natural: Self.halted, canWake: true) == .go)
+        #expect(try world.acknowledgeInterrupt() == 0x20)
+        // No end of interrupt: the timer goes on, and the controller holds it back.
+        let verdict = try world.verdict(natural: Self.halted, canWake: true)
+        #expect(verdict == .end(Ending(.stalled)))
+    }
+
+    // MARK: Without an exit
+
+    private static func stalling(_ policy: StallPolicy) throws -> LiveWorld {
+        var world = LiveWorld(
+            devices: try DeviceSet(.init(serial: .memory, machine: .pc), input: ConsoleInput()),
+            clock: .virtual(nanosecondsPerExit: 10_000), stall: policy)
+        try startController(&world, mask: 0xFE)
+        try startTimer(&world)
+        return world
+    }
+
+    private static func look(
+        _ world: inout LiveWorld, exits: UInt64, progress: UInt64?, canWake: Bool = true
+    ) throws -> Ending? {
+        try world.silence(exitCount: exits, progress: progress, canWake: canWake)
+    }
+
+    @Test func `a guest that waits for the clock without an exit is stalled in the end`() throws {
+        var world = try Self.stalling(.end)
+        let watches = world.watchesSilence
+        #expect(watches)
+        let long = Silence.longestInstructions
+        #expect(try Self.look(&world, exits: 5, progress: 1000) == nil)
+        #expect(try Self.look(&world, exits: 5, progress: 1000 + long - 1) == nil)
+        // An exit: it begins anew.
+        #expect(try Self.look(&world, exits: 6, progress: 1000 + long) == nil)
+        #expect(try Self.look(&world, exits: 6, progress: 999 + 2 * long) == nil)
+        // With interrupts off it does not wait for one.
+        #expect(try Self.look(&world, exits: 6, progress: 1001 + 2 * long, canWake: false) == nil)
+        #expect(
+            try Self.look(&world, exits: 6, progress: 1001 + 2 * long)
+                == Ending(.stalled, isInMidFlight: true))
+        #expect(try !world.hasOverdueInterrupt())
+    }
+
+    @Test func `time passes by kicks where that is asked for`() throws {
+        var world = try Self.stalling(.kick)
+        #expect(try Self.look(&world, exits: 5, progress: nil) == nil)
+        #expect(try !world.hasOverdueInterrupt())
+        #expect(try Self.look(&world, exits: 5, progress: nil) == nil)
+        #expect(try world.hasOverdueInterrupt())
+        #expect(try world.acknowledgeInterrupt() == 0x20)
+    }
+
+    @Test func `without timers nobody waits for the clock`() throws {
+        var world = try Self.world()
+        for _ in 0..<3 {
+            #expect(try Self.look(&world, exits: 1, progress: .max) == nil)
+        }
+        var host = try Self.world(.host)
+        let watches = host.watchesSilence
+        #expect(!watches)
+        #expect(try !host.hasOverdueInterrupt())
+    }
 }

@@ -22,7 +22,8 @@ struct PCGuestTests {
         let host = try Host()
         let tape = try guest.record(host, clock)
         #expect(tape.outcome.report.ending == Ending(.halted))
-        #expect(try tape.replay(host) == .identical)
+        let verdict = try tape.replay(host)
+        #expect(verdict == .identical)
     }
 
     @Test(arguments: [timer, entropy, echo, apic], [virtual, crowded])
@@ -42,6 +43,21 @@ struct PCGuestTests {
         #expect(tape.outcome.report.ending == Ending(.halted))
         // It has no exits but those of its handler and of its beginning and end.
         #expect(tape.outcome.report.midFlight.landmarks >= 90)
+        #expect(try tape.replay(host) == .identical)
+    }
+
+    /// By itself; with faults between the interrupts; with exits; with both.
+    @Test(arguments: 0..<4)
+    func `interrupts in mid-flight in ring 3 are found again`(mode: Int) throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", "60 \(mode)").record(host, .host)
+        #expect(tape.outcome.report.ending == Ending(.halted))
+        let counts = tape.outcome.report.midFlight
+        if mode < 2 {
+            #expect(counts.landmarks >= 50)
+            // A few find the guest in a handler, where it computes for long.
+            #expect(counts.landmarksInRing3 >= 30)
+        }
         #expect(try tape.replay(host) == .identical)
     }
 

@@ -204,7 +204,6 @@ import Trace
             detail: .hypercall(
                 number: 12, isLongMode: true, arguments: little([1, 2, 3, 4, 5, 6])),
             ending: .unhandledExit),
-        .init(exit: .setTPR, detail: .other(.setTPR, data: [1, 2, 3]), ending: .unhandledExit),
         .init(exit: .nmi, detail: .other(.nmi, data: [1, 2, 3]), ending: .unhandledExit),
         .init(exit: .busLock, detail: .other(.busLock, data: [1, 2, 3]), ending: .unhandledExit),
         .init(

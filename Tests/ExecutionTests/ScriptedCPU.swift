@@ -161,6 +161,17 @@ struct ScriptedCPU: Processor, ~Copyable {
         injected.append((vector, runCount))
     }
 
+    /// CR8 and IA32_APIC_BASE on the run page.
+    var taskPriorityClass: UInt64 = 0
+    var apicBase: UInt64 = 0xFEE0_0900
+    /// How often the CPU had run when each NMI was queued.
+    private(set) var nonMaskable: [Int] = []
+
+    mutating func nonMaskableInterrupt() throws(KVMError) {
+        precondition(isSettled)
+        nonMaskable.append(runCount)
+    }
+
     /// What completions find beside registers.
     var extended = ExtendedState(mxcsr: 0x1F80, mxcsrMask: 0xFFFF, x87Status: 0, xcr0: 7)
     /// What completions changed, with the number of runs before each.

@@ -35,6 +35,10 @@ struct ScriptedSide: World, RunListener, ~Copyable {
     var msrs: [UInt32: UInt64] = [:]
     /// Vectors of interrupts that wait, the next one first.
     var interrupts: [UInt8] = []
+    /// How many non-maskable interrupts wait.
+    var nonMaskable = 0
+    /// What it was told of CR8 and IA32_APIC_BASE, in order.
+    var held: [[UInt64]] = []
     /// The exit with this number is refused by the listener.
     var refusedExit: Int?
     /// The answer with this number is refused by the listener.
@@ -139,7 +143,17 @@ struct ScriptedSide: World, RunListener, ~Copyable {
         return !refusesCompletions
     }
 
-    mutating func hasInterrupt() throws(ExecutionError) -> Bool { !interrupts.isEmpty }
+    mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError) { held.append([taskPriorityClass, apicBase]) }
+
+    mutating func hasInterrupt() throws(ExecutionError) -> Bool {
+        !interrupts.isEmpty || nonMaskable > 0
+    }
+
+    mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool { nonMaskable > 0 }
+
+    mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) { nonMaskable -= 1 }
 
     mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
         calls.append(.acknowledge)

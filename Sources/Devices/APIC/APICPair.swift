@@ -67,11 +67,15 @@ struct APICPair: Sendable {
     }
 
     /// What the CPU holds of the local APIC: CR8 and IA32_APIC_BASE.
-    mutating func synchronise(taskPriorityClass: UInt64, base: UInt64) {
+    /// False: it is what it was.
+    mutating func synchronise(taskPriorityClass: UInt64, base: UInt64) -> Bool {
+        guard taskPriorityClass != local.taskPriorityClass || base != local.base else {
+            return false
+        }
         local.setTaskPriorityClass(taskPriorityClass)
-        guard base != local.base else { return }
         local.setBase(base)
         io.serveAll(&local)
+        return true
     }
 }
 
@@ -82,9 +86,16 @@ extension DeviceSet {
     /// - Parameters:
     ///   - taskPriorityClass: CR8 (Intel SDM vol. 3, 12.8.6.1).
     ///   - base: IA32_APIC_BASE.
-    public mutating func synchroniseAPIC(taskPriorityClass: UInt64, base: UInt64) {
-        guard machine.hasAPIC else { return }
-        pc.apic?.synchronise(taskPriorityClass: taskPriorityClass, base: base)
+    /// - Returns: whether that changed anything.
+    @discardableResult
+    public mutating func synchroniseAPIC(taskPriorityClass: UInt64, base: UInt64) -> Bool {
+        guard machine.hasAPIC else { return false }
+        return pc.apic?.synchronise(taskPriorityClass: taskPriorityClass, base: base) ?? false
+    }
+
+    /// Whether an address is one of an APIC's registers now.
+    func isAPIC(_ address: UInt64) -> Bool {
+        machine.hasAPIC && pc.apic?.claims(address) == true
     }
 
     /// IA32_TSC_DEADLINE as it reads; 0 where nothing is armed, or the timer has another mode.
@@ -103,7 +114,9 @@ extension DeviceSet {
     }
 
     /// Whether a non-maskable interrupt waits for the CPU.
-    public var hasNonMaskableInterrupt: Bool { pc.apic?.local.hasNonMaskable ?? false }
+    public var hasNonMaskableInterrupt: Bool {
+        machine.hasAPIC && pc.apic?.local.hasNonMaskable == true
+    }
 
     /// The CPU takes the non-maskable interrupt.
     public mutating func acknowledgeNonMaskableInterrupt() {
@@ -112,7 +125,7 @@ extension DeviceSet {
 
     /// A read of an APIC's registers; false: the address is not theirs.
     mutating func readAPIC(_ address: UInt64, into bytes: UnsafeMutableRawBufferPointer) -> Bool {
-        guard pc.apic?.claims(address) == true else { return false }
+        guard isAPIC(address) else { return false }
         let value = pc.apic?.read(address, count: bytes.count) ?? 0
         for index in 0..<min(bytes.count, 8) {
             // SAFETY: index < bytes.count; indexing checks.
@@ -124,7 +137,7 @@ extension DeviceSet {
 
     /// A write of an APIC's registers; false: the address is not theirs.
     mutating func writeAPIC(_ address: UInt64, _ bytes: UnsafeRawBufferPointer) -> Bool {
-        guard pc.apic?.claims(address) == true else { return false }
+        guard isAPIC(address) else { return false }
         var value: UInt64 = 0
         for index in 0..<min(bytes.count, 8) {
             // SAFETY: index < bytes.count; indexing checks.

@@ -167,10 +167,11 @@ extension TimeMachine {
                 return try deliver()
             }
         }
-        // How to move.
+        // How to move. An instruction that is rewritten before the next exit stops the guest.
+        let rewriting = try tape.nextRewriting()
         var isStepped =
             journey.wanted != nil || mustMatch || !journey.course.watched.isEmpty
-            || journey.course.stops.count > 4
+            || journey.course.stops.count > (rewriting == nil ? 4 : 3)
         var slice: UInt64?
         if !hasCounter {
             if bound != nil || !journey.course.stops.isEmpty { isStepped = true }
@@ -206,8 +207,9 @@ extension TimeMachine {
         // halt until after the instruction that follows.
         let isHalt = isStepped && standing != .afterKick && isAtHalt
         let instead = isStepped ? try stopInstead() : nil
-        let debug =
+        var debug =
             isHalt ? .off : instead ?? (isStepped ? Self.singleStep : journey.breakpoints)
+        if let rewriting { debug.breakpoints.insert(GuestDebug.Breakpoint(rewriting), at: 0) }
         guard try arm(debug) else {
             // An exit came instead.
             journey.isDelivered = false
@@ -397,7 +399,7 @@ extension TimeMachine {
             if slice != nil { noteSpeed(since: start, instructions: try ticks() &- before) }
             return .kicked
         case .other:
-            if case .debug = loop.other {
+            if case .debug(let stop) = loop.other, try tape.nextRewriting() != stop.pc {
                 standing = .afterStop
                 return .stopped
             }

@@ -43,6 +43,13 @@ struct DoctorCommand: ParsableCommand {
                 let gap = String(repeating: " ", count: width - fact.name.count)
                 stream.write("\(mark) \(fact.name)\(gap)  \(fact.value)\n")
             }
+            stream.write("\nWhat guests can read of the outside world without an exit:\n")
+            let treatments = HiddenInputs.treatments(host.probe.behaviour)
+            let names = treatments.map(\.name.count).max() ?? 0
+            for treatment in treatments {
+                let gap = String(repeating: " ", count: names - treatment.name.count)
+                stream.write("  \(treatment.name)\(gap)  \(treatment.text)\n")
+            }
         }
         stream.flush()
     }

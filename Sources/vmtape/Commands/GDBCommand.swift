@@ -1,5 +1,7 @@
+internal import Analysis
 internal import ArgumentParser
 internal import Execution
+internal import GDBRemote
 internal import Glibc
 internal import Machine
 internal import Trace
@@ -60,7 +62,9 @@ struct GDBCommand: ParsableCommand {
         let command = server.map(Self.quoted).joined(separator: " ")
         var words = [debugger]
         if let symbols { words.append(symbols) }
-        words += ["-ex", "target remote | \(command)"] + arguments
+        words += ["-ex", "target remote | \(command)"]
+        if let script = Self.makeScript() { words += ["-ex", "source /proc/self/fd/\(script)"] }
+        words += arguments
         throw CommandFailure(status: Status.couldNot, Self.become(words))
     }
 
@@ -78,6 +82,25 @@ struct GDBCommand: ParsableCommand {
         return String(decoding: buffer[..<count], as: UTF8.self)
     }
 
+    /// What gdb reads once it is connected, since it does not know that `monitor` commands move
+    /// the machine: a file without a name, which it inherits; nil where there can be none.
+    private static func makeScript() -> Int32? {
+        var name = Array("/tmp/vmtape-gdb.XXXXXX".utf8CString)
+        // SAFETY: mkstemp changes the six letters of a string that is NUL-terminated, and unlink
+        // reads it.
+        let descriptor = unsafe mkstemp(&name)
+        guard descriptor >= 0 else { return nil }
+        unsafe unlink(&name)
+        let stream = OutputStream(descriptor: descriptor)
+        for line in DebugServer.gdbCommands {
+            stream.write(line)
+            stream.write("\n")
+        }
+        stream.flush()
+        guard !stream.hasFailed, lseek(descriptor, 0, SEEK_SET) == 0 else { return nil }
+        return descriptor
+    }
+
     /// A word as a shell takes it: gdb runs what follows the bar by one.
     private static func quoted(_ word: String) -> String {
         let isPlain = word.utf8.allSatisfy { byte in
@@ -91,7 +114,8 @@ struct GDBCommand: ParsableCommand {
             }
         }
         if isPlain, !word.isEmpty { return word }
-        return "'" + word.split(separator: "'", omittingEmptySubsequences: false)
+        return "'"
+            + word.split(separator: "'", omittingEmptySubsequences: false)
             .joined(separator: "'\\''") + "'"
     }
 

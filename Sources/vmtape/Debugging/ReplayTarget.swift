@@ -17,6 +17,7 @@ struct ReplayTarget: DebugTarget, ~Copyable {
     /// IA32_KERNEL_GS_BASE (Intel SDM vol. 4, table 2-2).
     private static let kernelGSBase: UInt32 = 0xC000_0102
 
+    /// Takes the machine as it stands.
     init(_ run: consuming RecordedRun) {
         let image = run.sources.plan?.image
         let name = run.reader.header.images.first?.name
@@ -141,7 +142,8 @@ struct ReplayTarget: DebugTarget, ~Copyable {
                         !run.machine.breakpoints.contains(run.machine.instructionAddress)
                     else { return stop }
                 }
-            case .reverseContinue: return try run.machine.reverseResume(isInterrupted: isInterrupted)
+            case .reverseContinue:
+                return try run.machine.reverseResume(isInterrupted: isInterrupted)
             case .reverseStep: return try run.machine.reverseStep(isInterrupted: isInterrupted)
             }
         }

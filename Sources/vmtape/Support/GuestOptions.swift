@@ -28,7 +28,15 @@ struct GuestOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "RDTSC in an ELF image's code: rewritten to an exit, and so recorded, or left alone.",
+            "Under a virtual clock, a guest that waits without an exit for a timer: the run ends, or "
+                + "time passes all the same, by kicks, and two recordings may differ.",
+            valueName: "end|kick"))
+    var stall: StallOption = .end
+
+    @Option(
+        help: ArgumentHelp(
+            "RDTSC, and CPUID where KVM cannot hide the host's: rewritten to exits, and so recorded "
+                + "(in an ELF file's code at load, elsewhere when first executed), or left alone.",
             valueName: "rewrite|native"))
     var tsc: TSCOption = .rewrite
 
@@ -174,6 +182,19 @@ struct ClockOption: ExpressibleByArgument {
     }
 
     var defaultValueDescription: String { kind.name }
+}
+
+/// `--stall`.
+enum StallOption: String, ExpressibleByArgument, CaseIterable {
+    case end
+    case kick
+
+    var policy: StallPolicy {
+        switch self {
+        case .end: .end
+        case .kick: .kick
+        }
+    }
 }
 
 /// `--tsc`.

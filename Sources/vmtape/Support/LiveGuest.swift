@@ -21,6 +21,7 @@ struct LiveGuest {
         configuration.exitLimit = options.maxExits ?? .max
         configuration.cpu = options.cpu
         configuration.clock = options.clock.kind
+        configuration.stall = options.stall.policy
         configuration.rewritesTimeStamp = options.tsc == .rewrite
         configuration.completesInstructions = !options.hasNoCompletions
         configuration.supervision.timeoutMilliseconds = options.timeout?.milliseconds

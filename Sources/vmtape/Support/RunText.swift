@@ -21,6 +21,9 @@ enum RunText {
         case .internalError: return "KVM could not go on"
         case .failEntry: return "the hardware refused to enter the guest"
         case .unhandledExit: return "an exit that vmtape cannot answer"
+        case .stalled:
+            return "the guest waits for a clock that stands still (--clock host or --stall kick "
+                + "lets time pass)"
         case .runnerError: return "vmtape could not go on"
         default: return ending.reason.name
         }
