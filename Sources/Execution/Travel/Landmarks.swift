@@ -73,6 +73,38 @@ extension TimeMachine {
             })
     }
 
+    /// Brings the machine to a landmark of ring 3's, where no step and no count reaches: on the way
+    /// there is no place to rest. Nothing is done for landmarks of ring 0's, which the caller reaches by
+    /// counting. Nil: it stands there, or nothing was done.
+    mutating func approachInRing3(
+        _ landmark: Landmark, limit: Position?
+    ) throws(ExecutionError) -> Arrival? {
+        let system = machine.currentSystemRegisters
+        guard hasCounter, loop.usesRing3Stops, let progress = landmark.progress,
+            Ring3Stops.place(
+                PageWalk.linearRIP(landmark.registers.rip, system: system).rawValue,
+                system: system, memory: machine.memory) != nil
+        else { return nil }
+        if let limit, limit.exitCount == loop.exitCount, limit.instructions < progress &- spanStart
+        {
+            return nil
+        }
+        if armed != .off {
+            try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
+            armed = .off
+        }
+        isTimerSet = false
+        switch try loop.approach(landmark, &machine.cpu, &tape, memory: machine.memory) {
+        case .found:
+            standing = .afterStop
+            return nil
+        case .missed(let reason):
+            _ = miss(landmark, reason, machine.currentRegisters, hits: 0)
+            return .diverged
+        case .stopped: return .interrupted
+        }
+    }
+
     private mutating func miss(
         _ landmark: Landmark, _ reason: String, _ registers: GeneralRegisters, hits: UInt64
     ) -> Injection {
