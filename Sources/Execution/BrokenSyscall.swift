@@ -63,18 +63,6 @@ extension RunLoop {
     /// How long a run that nobody listens to looks at every exit.
     private static let syscallStart: UInt64 = 4096
 
-    /// What is armed while nobody looks for a landmark: four breakpoints at most.
-    var standingDebug: GuestDebug {
-        guard let handler = syscallHandler else {
-            return watchedCode.isEmpty
-                ? .off : GuestDebug(breakpoints: watchedCode.map { GuestDebug.Breakpoint($0) })
-        }
-        return GuestDebug(
-            breakpoints: (watchedCode.prefix(3) + [GuestVirtualAddress(handler)]).map {
-                GuestDebug.Breakpoint($0)
-            })
-    }
-
     /// Arms the breakpoint at the guest's page-fault handler once the guest has set up SYSCALL.
     /// To be called at exits.
     @inline(__always)
@@ -108,8 +96,9 @@ extension RunLoop {
             of: BrokenSyscall.pageFault, system: system, memory: memory)
         guard handler != syscallHandler else { return }
         syscallHandler = handler
-        let wish = standingDebug
-        do throws(KVMError) { try cpu.setGuestDebug(wish) } catch { throw .kvm(error) }
+        do throws(KVMError) {
+            try cpu.setStandingBreakpoint(handler.map { GuestVirtualAddress($0) })
+        } catch { throw .kvm(error) }
     }
 
     /// A debug exit of ours: whether it is passed over, since it is no SYSCALL.
@@ -120,7 +109,7 @@ extension RunLoop {
         let wish: GuestDebug
         if isPassingHandler {
             isPassingHandler = false
-            wish = standingDebug
+            wish = .off
         } else {
             guard try syscall(&cpu, memory: memory) == nil else { return false }
             // RF is not honoured everywhere.
@@ -129,6 +118,14 @@ extension RunLoop {
         }
         do throws(KVMError) { try cpu.setGuestDebug(wish) } catch { throw .kvm(error) }
         return true
+    }
+
+    /// Whether the CPU, stopped at an address, stands at a SYSCALL, which is an exit.
+    func isSyscall<CPU: Processor & ~Copyable>(
+        at address: GuestVirtualAddress, _ cpu: inout CPU, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Bool {
+        guard mendsSyscall, address.rawValue == syscallHandler else { return false }
+        return try syscall(&cpu, memory: memory) != nil
     }
 
     /// The SYSCALL that the CPU stands at, if it is one.

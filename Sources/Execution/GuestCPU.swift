@@ -25,6 +25,9 @@ public struct GuestCPU: ~Copyable {
     /// does when a checkpoint is restored.
     var progressOffset: UInt64 = 0
 
+    /// What was asked to stop the guest, and where it is stopped in any case.
+    private var wish = GuestDebug.off
+    private var standing: GuestVirtualAddress?
     /// A handle on the machine that it is of, for what it wrote in memory.
     var machine: VirtualMachine
     /// Which pages were written; nil: nobody asked.
@@ -149,15 +152,32 @@ extension GuestCPU: Processor {
 
     /// Arms breakpoints and steps.
     public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
-        let wish = debug == .off ? watch : debug
-        try pending?.setGuestDebug(wish)
+        wish = debug
+        try arm()
+    }
+
+    /// Stops the guest at an address whatever else is asked for, steps excepted; nil: no more.
+    public mutating func setStandingBreakpoint(
+        _ address: GuestVirtualAddress?
+    ) throws(KVMError) {
+        guard address != standing else { return }
+        standing = address
+        try arm()
+    }
+
+    private mutating func arm() throws(KVMError) {
+        var debug = wish == .off ? watch : wish
+        if let standing, !debug.singleStep {
+            debug.breakpoints.insert(GuestDebug.Breakpoint(standing), at: 0)
+        }
+        try pending?.setGuestDebug(debug)
     }
 
     /// Stops the guest at these addresses while nothing else is armed.
     public mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError) {
         watchedCode = addresses
-        let wish = watch
-        try pending?.setGuestDebug(wish)
+        wish = .off
+        try arm()
     }
 
     /// Whether the guest is stopped there.

@@ -33,7 +33,7 @@ extension RunLoop {
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var search = LandmarkSearch(landmark)
-        var armed = standingDebug
+        var armed = GuestDebug.off
         isPassingHandler = false
         let found = try find(&search, &armed, &cpu, &side, memory: memory)
         midFlight.hits += search.hits
@@ -52,11 +52,7 @@ extension RunLoop {
                     progress: try kvm { () throws(KVMError) in try cpu.progress() },
                     hits: search.hits, rejectedHits: search.rejectedHits))
             return .endedByListener
-        case .found:
-            if syscallHandler != nil {
-                let wish = standingDebug
-                try kvm { () throws(KVMError) in try cpu.setGuestDebug(wish) }
-            }
+        case .found: break
         }
         // Where devices are run again, they knew CR8 as it is here.
         try synchroniseAPIC(cpu, &side)
@@ -70,10 +66,24 @@ extension RunLoop {
         return nil
     }
 
-    private enum Found {
+    /// What came of looking for a landmark's place.
+    enum Found {
+        /// The CPU stands at it.
         case found
         case missed(String)
         case stopped(StopReason)
+    }
+
+    /// Runs on to a landmark, with nothing armed before and after; the interrupt is injected by others.
+    mutating func approach<CPU, Side>(
+        _ landmark: Landmark, _ cpu: inout CPU, _ side: inout Side,
+        memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Found
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        var search = LandmarkSearch(landmark)
+        var armed = GuestDebug.off
+        isPassingHandler = false
+        return try find(&search, &armed, &cpu, &side, memory: memory)
     }
 
     /// Settles a vCPU at which no further exit is expected.

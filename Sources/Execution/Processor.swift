@@ -67,6 +67,8 @@ public protocol Processor: ~Copyable {
     mutating func isQuiet() throws(KVMError) -> Bool
     /// The digest of all state but general registers and RAM.
     mutating func stateDigest() throws(KVMError) -> Digest128
+    /// Stops the guest at an address whatever else is asked for, steps excepted; nil: no more.
+    mutating func setStandingBreakpoint(_ address: GuestVirtualAddress?) throws(KVMError)
     /// The digest of all of RAM.
     mutating func memoryDigest(_ memory: borrowing GuestMemory) throws(KVMError) -> Digest128
     /// Arms breakpoints and steps in the guest's place.
@@ -125,6 +127,8 @@ extension Processor where Self: ~Copyable {
     public mutating func progress() throws(KVMError) -> UInt64? { nil }
     /// Never.
     public mutating func isQuiet() throws(KVMError) -> Bool { false }
+    /// Does nothing.
+    public mutating func setStandingBreakpoint(_ address: GuestVirtualAddress?) throws(KVMError) {}
     /// As it is, page by page.
     public mutating func memoryDigest(
         _ memory: borrowing GuestMemory

@@ -29,7 +29,7 @@ extension RunLoop {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Ring3Place
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        var stops = Ring3Stops(standing: standingDebug)
+        var stops = Ring3Stops()
         try kvm { () throws(KVMError) in try stops.park(&cpu) }
         let place: Ring3Place
         do throws(ExecutionError) {

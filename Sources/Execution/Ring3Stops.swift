@@ -41,14 +41,10 @@ struct Ring3Stops {
     /// INT1, which traps like a step.
     private static let int1: UInt8 = 0xF1
 
-    /// What is armed when nothing is stepped.
-    private let standing: GuestDebug
     private var planted: [Planted] = []
     private var limit: UInt16?
     /// The guest's DR6, which a step's #DB changes.
     private var debugStatus: UInt64 = 0
-
-    init(standing: GuestDebug = .off) { self.standing = standing }
 
     /// Where it stops.
     var addresses: [UInt64] { planted.map(\.address) }
@@ -177,7 +173,7 @@ struct Ring3Stops {
             try cpu.setGuestDebug(GuestDebug(singleStep: true))
         }
         let stop = try run(&cpu, memory, isStep: true)
-        try kvm { () throws(KVMError) in try cpu.setGuestDebug(standing) }
+        try kvm { () throws(KVMError) in try cpu.setGuestDebug(.off) }
         if let here { try Self.write(Self.int3, here.place, memory) }
         return stop
     }

@@ -53,8 +53,6 @@ public struct RunLoop: ~Copyable {
     let mendsSyscall: Bool
     /// The guest's page-fault handler, where a breakpoint stands; nil: none does.
     var syscallHandler: UInt64?
-    /// Where instructions stand that may have to be rewritten.
-    var watchedCode: [GuestVirtualAddress] = []
     /// The handler's first instruction is being stepped over.
     var isPassingHandler = false
     /// What is known of where landmarks in ring 3 may stand.

@@ -46,12 +46,7 @@ extension RunLoop {
     private mutating func stand<CPU: Processor & ~Copyable>(
         _ addresses: [GuestVirtualAddress], _ cpu: inout CPU
     ) throws(ExecutionError) {
-        watchedCode = addresses
-        let wish = standingDebug
-        try kvm { () throws(KVMError) in
-            try cpu.watchCode(addresses)
-            if syscallHandler != nil { try cpu.setGuestDebug(wish) }
-        }
+        do throws(KVMError) { try cpu.watchCode(addresses) } catch { throw .kvm(error) }
     }
 
     /// Whether a breakpoint of the watch was hit and there is nothing to be rewritten: ring 3, or

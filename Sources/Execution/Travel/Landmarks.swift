@@ -25,13 +25,7 @@ extension TimeMachine {
         if let recorded {
             let count = spanStart &+ (try ticks())
             // A counter of nonsense is as far away as it says, and never reached.
-            if count < recorded {
-                if recorded - count > Self.ring3Margin || !mayBeInRing3(registers, landmark) {
-                    return .ahead(recorded - spanStart)
-                }
-                return try reachRing3(landmark)
-            }
-            if mayBeInRing3(registers, landmark) { return try reachRing3(landmark) }
+            if count < recorded { return .ahead(recorded - spanStart) }
             guard count == recorded else {
                 return miss(landmark, "the guest ran past it", registers, hits: 0)
             }
@@ -79,41 +73,36 @@ extension TimeMachine {
             })
     }
 
-    /// Before the way into ring 3, where nothing counts, is left to the loop's own search.
-    private static let ring3Margin: UInt64 = 64
-
-    /// Whether ring 3 can stand at a landmark, and this host does not stop it there.
-    private func mayBeInRing3(_ registers: GeneralRegisters, _ landmark: Landmark) -> Bool {
-        // SAFETY: the page's registers do not change before the next run.
-        let system = unsafe machine.cpu.systemRegistersPointer.pointee
-        let address = PageWalk.linearRIP(landmark.registers.rip, system: system)
-        return loop.usesRing3Stops
-            && Ring3Stops.place(address.rawValue, system: system, memory: machine.memory) != nil
-    }
-
-    /// Finds a landmark in ring 3 as a replay does. Nothing stops the guest on the way.
-    private mutating func reachRing3(_ landmark: Landmark) throws(ExecutionError) -> Injection {
+    /// Brings the machine to a landmark of ring 3's, where no step and no count reaches: on the way
+    /// there is no place to rest. Nothing is done for landmarks of ring 0's, which the caller reaches by
+    /// counting. Nil: it stands there, or nothing was done.
+    mutating func approachInRing3(
+        _ landmark: Landmark, limit: Position?
+    ) throws(ExecutionError) -> Arrival? {
+        let system = machine.currentSystemRegisters
+        guard hasCounter, loop.usesRing3Stops, let progress = landmark.progress,
+            Ring3Stops.place(
+                PageWalk.linearRIP(landmark.registers.rip, system: system).rawValue,
+                system: system, memory: machine.memory) != nil
+        else { return nil }
+        if let limit, limit.exitCount == loop.exitCount, limit.instructions < progress &- spanStart
+        {
+            return nil
+        }
         if armed != .off {
             try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
             armed = .off
         }
-        standing = .afterKick
-        let outcome = try loop.reachOne(
-            landmark, &machine.cpu, &tape, memory: machine.memory)
-        if let outcome {
-            guard tape.miss == nil else {
-                var divergence = ReplayDivergence(place: .exit, exitNumber: loop.exitCount)
-                divergence.causes = tape.miss?.lines ?? []
-                self.divergence = divergence
-                return .missed
-            }
-            return .injected(try conclude(outcome))
+        isTimerSet = false
+        switch try loop.approach(landmark, &machine.cpu, &tape, memory: machine.memory) {
+        case .found:
+            standing = .afterStop
+            return nil
+        case .missed(let reason):
+            _ = miss(landmark, reason, machine.currentRegisters, hits: 0)
+            return .diverged
+        case .stopped: return .interrupted
         }
-        let last = try loop.outcome(&tape, natural: nil, canWake: false, memory: machine.memory)
-        return .injected(
-            try last.map { outcome throws(ExecutionError) in
-                try conclude(outcome)
-            })
     }
 
     private mutating func miss(

@@ -156,6 +156,7 @@ extension TimeMachine {
         if try tape.hasInterrupt() {
             if let landmark = try tape.landmark() {
                 if let arrival = try settle() { return arrival }
+                if let arrival = try approachInRing3(landmark, limit: limit) { return arrival }
                 switch try inject(landmark) {
                 case .injected(let arrival): return arrival
                 case .ahead(let count): bound = min(bound ?? .max, count)
@@ -171,7 +172,8 @@ extension TimeMachine {
         let rewriting = try tape.nextRewriting()
         var isStepped =
             journey.wanted != nil || mustMatch || !journey.course.watched.isEmpty
-            || journey.course.stops.count > (rewriting == nil ? 4 : 3)
+            || journey.course.stops.count
+                > 4 - (rewriting == nil ? 0 : 1) - (loop.syscallHandler == nil ? 0 : 1)
         var slice: UInt64?
         if !hasCounter {
             if bound != nil || !journey.course.stops.isEmpty { isStepped = true }
@@ -185,6 +187,8 @@ extension TimeMachine {
                 slice = max(free * nanosecondsPerInstruction * 2 / 3, Self.shortestSlice)
             }
         }
+        // Not again at the breakpoint that tells SYSCALLs.
+        if standing == .afterStop, linearRIP.rawValue == loop.syscallHandler { isStepped = true }
         if journey.isAtStart, !journey.course.stops.isEmpty {
             if let arrival = try settle() { return arrival }
             if journey.course.stops.contains(linearRIP) { isStepped = true }
@@ -400,6 +404,7 @@ extension TimeMachine {
             return .kicked
         case .other:
             if case .debug(let stop) = loop.other, try tape.nextRewriting() != stop.pc {
+                if try loop.isSyscall(at: stop.pc, &machine.cpu, memory: machine.memory) { break }
                 standing = .afterStop
                 return .stopped
             }
@@ -454,6 +459,9 @@ extension TimeMachine {
             steps = 0
         }
         standing = .atExit
+        if loop.mendsSyscall, outcome == nil {
+            try loop.watchSyscalls(&machine.cpu, isListenedTo: true, memory: machine.memory)
+        }
         guard let outcome else { return nil }
         return try conclude(outcome)
     }
