@@ -26,12 +26,17 @@ extension TimeMachine {
             let count = spanStart &+ (try ticks())
             // A counter of nonsense is as far away as it says, and never reached.
             if count < recorded {
-                if recorded - count > Self.ring3Margin || !mayBeInRing3(registers, landmark) {
-                    return .ahead(recorded - spanStart)
-                }
+                // The return to ring 3 counts, and nothing after it does.
+                guard recorded - count == 1, isReturnToRing3Next(registers),
+                    mayBeInRing3(registers, landmark)
+                else { return .ahead(recorded - spanStart) }
                 return try reachRing3(landmark)
             }
-            if mayBeInRing3(registers, landmark) { return try reachRing3(landmark) }
+            if count == recorded, machine.currentSystemRegisters.cpl == 3,
+                mayBeInRing3(registers, landmark)
+            {
+                return try reachRing3(landmark)
+            }
             guard count == recorded else {
                 return miss(landmark, "the guest ran past it", registers, hits: 0)
             }
@@ -79,8 +84,11 @@ extension TimeMachine {
             })
     }
 
-    /// Before the way into ring 3, where nothing counts, is left to the loop's own search.
-    private static let ring3Margin: UInt64 = 64
+    /// Whether the next instruction leads into ring 3.
+    private func isReturnToRing3Next(_ registers: GeneralRegisters) -> Bool {
+        ReturnToRing3.isNext(
+            registers, system: machine.currentSystemRegisters, memory: machine.memory)
+    }
 
     /// Whether ring 3 can stand at a landmark, and this host does not stop it there.
     private func mayBeInRing3(_ registers: GeneralRegisters, _ landmark: Landmark) -> Bool {
