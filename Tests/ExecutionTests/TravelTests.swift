@@ -14,15 +14,15 @@ struct Trip {
 
     static let samples = [
         "add", "swift-kernel", "echo", "mmio", "string-io", "gaps", "ring3", "triple-fault", "poll",
-        "slow", "timer", "preempted", "irq-echo", "entropy",
+        "slow", "timer", "preempted", "preempted-ring3", "syscall", "irq-echo", "entropy",
     ]
 
     /// Records a sample.
     init(_ host: borrowing Host, _ name: String) throws {
         let guests = ["swift-kernel": "7", "poll": "500", "slow": "4 2000"]
         switch name {
-        case "timer", "preempted", "irq-echo", "entropy":
-            let arguments = ["timer": "20", "preempted": "60"]
+        case "timer", "preempted", "preempted-ring3", "irq-echo", "entropy":
+            let arguments = ["timer": "20", "preempted": "60", "preempted-ring3": "40"]
             let guest = PCGuest.sample(
                 name, arguments[name] ?? "", input: name == "irq-echo" ? "hello\rquit\r" : "")
             let tape = try guest.record(host, .host)

@@ -25,7 +25,18 @@ extension TimeMachine {
         if let recorded {
             let count = spanStart &+ (try ticks())
             // A counter of nonsense is as far away as it says, and never reached.
-            if count < recorded { return .ahead(recorded - spanStart) }
+            if count < recorded {
+                // The return to ring 3 counts, and nothing after it does.
+                guard recorded - count == 1, isReturnToRing3Next(registers),
+                    mayBeInRing3(registers, landmark)
+                else { return .ahead(recorded - spanStart) }
+                return try reachRing3(landmark)
+            }
+            if count == recorded, machine.currentSystemRegisters.cpl == 3,
+                mayBeInRing3(registers, landmark)
+            {
+                return try reachRing3(landmark)
+            }
             guard count == recorded else {
                 return miss(landmark, "the guest ran past it", registers, hits: 0)
             }
@@ -73,36 +84,44 @@ extension TimeMachine {
             })
     }
 
-    /// Brings the machine to a landmark of ring 3's, where no step and no count reaches: on the way
-    /// there is no place to rest. Nothing is done for landmarks of ring 0's, which the caller reaches by
-    /// counting. Nil: it stands there, or nothing was done.
-    mutating func approachInRing3(
-        _ landmark: Landmark, limit: Position?
-    ) throws(ExecutionError) -> Arrival? {
-        let system = machine.currentSystemRegisters
-        guard hasCounter, loop.usesRing3Stops, let progress = landmark.progress,
-            Ring3Stops.place(
-                PageWalk.linearRIP(landmark.registers.rip, system: system).rawValue,
-                system: system, memory: machine.memory) != nil
-        else { return nil }
-        if let limit, limit.exitCount == loop.exitCount, limit.instructions < progress &- spanStart
-        {
-            return nil
-        }
+    /// Whether the next instruction leads into ring 3.
+    private func isReturnToRing3Next(_ registers: GeneralRegisters) -> Bool {
+        ReturnToRing3.isNext(
+            registers, system: machine.currentSystemRegisters, memory: machine.memory)
+    }
+
+    /// Whether ring 3 can stand at a landmark, and this host does not stop it there.
+    private func mayBeInRing3(_ registers: GeneralRegisters, _ landmark: Landmark) -> Bool {
+        // SAFETY: the page's registers do not change before the next run.
+        let system = unsafe machine.cpu.systemRegistersPointer.pointee
+        let address = PageWalk.linearRIP(landmark.registers.rip, system: system)
+        return loop.usesRing3Stops
+            && Ring3Stops.place(address.rawValue, system: system, memory: machine.memory) != nil
+    }
+
+    /// Finds a landmark in ring 3 as a replay does. Nothing stops the guest on the way.
+    private mutating func reachRing3(_ landmark: Landmark) throws(ExecutionError) -> Injection {
         if armed != .off {
             try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
             armed = .off
         }
-        isTimerSet = false
-        switch try loop.approach(landmark, &machine.cpu, &tape, memory: machine.memory) {
-        case .found:
-            standing = .afterStop
-            return nil
-        case .missed(let reason):
-            _ = miss(landmark, reason, machine.currentRegisters, hits: 0)
-            return .diverged
-        case .stopped: return .interrupted
+        standing = .afterKick
+        let outcome = try loop.reachOne(
+            landmark, &machine.cpu, &tape, memory: machine.memory)
+        if let outcome {
+            guard tape.miss == nil else {
+                var divergence = ReplayDivergence(place: .exit, exitNumber: loop.exitCount)
+                divergence.causes = tape.miss?.lines ?? []
+                self.divergence = divergence
+                return .missed
+            }
+            return .injected(try conclude(outcome))
         }
+        let last = try loop.outcome(&tape, natural: nil, canWake: false, memory: machine.memory)
+        return .injected(
+            try last.map { outcome throws(ExecutionError) in
+                try conclude(outcome)
+            })
     }
 
     private mutating func miss(

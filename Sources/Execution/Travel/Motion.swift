@@ -156,7 +156,6 @@ extension TimeMachine {
         if try tape.hasInterrupt() {
             if let landmark = try tape.landmark() {
                 if let arrival = try settle() { return arrival }
-                if let arrival = try approachInRing3(landmark, limit: limit) { return arrival }
                 switch try inject(landmark) {
                 case .injected(let arrival): return arrival
                 case .ahead(let count): bound = min(bound ?? .max, count)
@@ -273,21 +272,33 @@ extension TimeMachine {
         case ring3
     }
 
-    /// Where an IRETQ or SYSRETQ of 64-bit code leads that is next; nil where none is.
+    /// Where an IRET or SYSRET of 64-bit code leads that is next; nil where none is.
     private var targetOfReturn: ReturnTarget? {
         // SAFETY: the page's registers do not change before the next run.
         guard unsafe machine.cpu.systemRegistersPointer.pointee.mode == .long,
-            byteOfCode(at: 0) == 0x48
+            let prefix = byteOfCode(at: 0)
         else { return nil }
-        if byteOfCode(at: 1) == 0x0F, byteOfCode(at: 2) == 0x07 { return .ring3 }
-        guard byteOfCode(at: 1) == 0xCF else { return nil }
-        let frame = PageWalk.read(
-            GuestVirtualAddress(machine.currentRegisters[.rsp]), count: 16,
-            system: machine.currentSystemRegisters, memory: machine.memory)
-        guard frame.count == 16 else { return nil }
-        if frame[8] & 3 == 3 { return .ring3 }
-        return .ring0(
-            GuestVirtualAddress(frame[..<8].reversed().reduce(0) { $0 << 8 | UInt64($1) }))
+        // IRET, REX.W IRET, and REX.W SYSRET (Intel SDM vol. 2).
+        let isPrefixed = prefix & 0xF0 == 0x40
+        guard prefix == 0xCF || isPrefixed, !isPrefixed || mayReturn else { return nil }
+        let system = machine.currentSystemRegisters
+        let registers = machine.currentRegisters
+        if ReturnToRing3.isNext(registers, system: system, memory: machine.memory) {
+            return .ring3
+        }
+        guard prefix == 0xCF || byteOfCode(at: 1) == 0xCF else { return nil }
+        let slot = prefix & 0xF8 == 0x48 ? 8 : 4
+        let address = PageWalk.read(
+            GuestVirtualAddress(registers[.rsp]), count: slot, system: system,
+            memory: machine.memory)
+        guard address.count == slot else { return nil }
+        return .ring0(GuestVirtualAddress(address.reversed().reduce(0) { $0 << 8 | UInt64($1) }))
+    }
+
+    /// After a REX prefix: IRET, or what SYSRET begins with.
+    private var mayReturn: Bool {
+        let second = byteOfCode(at: 1)
+        return second == 0xCF || second == 0x0F && byteOfCode(at: 2) == 0x07
     }
 
     /// #PF, #GP, #UD and #DE: what programs do that leave ring 3. Interrupts are injected, which is
