@@ -229,19 +229,6 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         isLive ? try world.hasInterrupt() : try tape.hasInterrupt()
     }
 
-    /// As the tape has it.
-    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
-        isLive ? try world.hasNonMaskableInterrupt() : try tape.hasNonMaskableInterrupt()
-    }
-
-    /// The devices must have one where the tape has.
-    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
-        if !isLive, try !world.hasNonMaskableInterrupt() {
-            disagree("the tape has a non-maskable interrupt, and the devices have none")
-        }
-        try world.acknowledgeNonMaskableInterrupt()
-    }
-
     /// The tape's vector, which the devices must give too.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
         if isLive { return try world.acknowledgeInterrupt() }

@@ -355,7 +355,7 @@ public struct LiveWorld: World, ~Copyable {
         guard clock.isHost else {
             return silence.policy == .kick ? Silence.kickNanoseconds : Silence.lookNanoseconds
         }
-        if devices.hasInterrupt { return Self.patienceNanoseconds }
+        if devices.hasInterrupt || devices.isHoldingBack { return Self.patienceNanoseconds }
         guard deadline != .max else { return nil }
         let now = clock.nanoseconds
         return (deadline > now ? deadline - now : 0) &+ Self.patienceNanoseconds

@@ -160,6 +160,43 @@ import Testing
         #expect(machine.devices.acknowledgeInterrupt() == 0x45)
     }
 
+    /// What a guest can let through by CR8 alone, and so without an exit.
+    @Test func whatThePriorityHoldsBackIsTold() throws {
+        var machine = try Self.make(mask: 0xFFFF)
+        func hold(_ priority: UInt64) -> Bool {
+            machine.devices.synchroniseAPIC(
+                taskPriorityClass: priority, base: LocalAPIC.initialBase)
+            return machine.devices.isHoldingBack
+        }
+        #expect(hold(15) == false)  // nothing to hold
+        // A request that waits.
+        machine.set(0x300, 0x4_0045)
+        #expect(hold(0) == false)
+        #expect(hold(3) == false)
+        #expect(hold(4) == true)
+        #expect(hold(0) == false)
+        #expect(machine.devices.acknowledgeInterrupt() == 0x45)
+        machine.set(0x300, 0x4_0043)
+        #expect(hold(9) == false)  // what is in service holds it back anyhow
+        machine.set(0xB0, 0)
+        #expect(hold(9) == true)
+        #expect(hold(0) == false)
+        #expect(machine.devices.acknowledgeInterrupt() == 0x43)
+        machine.set(0xB0, 0)
+        // The timer's, and a pin's.
+        machine.set(0x320, 0x52)
+        #expect(hold(5) == false)
+        machine.set(0x380, 1000)
+        #expect(hold(5) == true)
+        machine.set(0x380, 0)
+        #expect(hold(5) == false)
+        machine.route(2, 0x51)
+        #expect(hold(5) == true)
+        #expect(hold(4) == false)
+        machine.route(2, 0x1_0051)
+        #expect(hold(5) == false)
+    }
+
     @Test func theAPICsPageMovesAndGoes() throws {
         var machine = try Self.make()
         machine.devices.synchroniseAPIC(taskPriorityClass: 0, base: 0xFED1_0900)

@@ -48,7 +48,10 @@ struct BranchTests {
     // MARK: Run again
 
     @Test(
-        arguments: [timer, echo, PCGuest.sample("entropy")],
+        arguments: [
+            timer, echo, PCGuest.sample("entropy"),
+            PCGuest.sample("apic-timer", machine: .pcAPIC),
+        ],
         [ClockKind.host, virtual, .virtual(nanosecondsPerExit: 3_000_000)])
     func `devices that are run again answer as they did`(
         guest: PCGuest, clock: ClockKind

@@ -55,9 +55,9 @@ struct DebuggerTests {
 
         /// The text between two marks.
         func part(_ mark: String) -> String {
-            guard let start = output.range(of: "== \(mark)\n") else { return "" }
+            guard let start = output.firstRange(of: "== \(mark)\n") else { return "" }
             let rest = output[start.upperBound...]
-            return String(rest.range(of: "== ").map { rest[..<$0.lowerBound] } ?? rest)
+            return String(rest.firstRange(of: "== ").map { rest[..<$0.lowerBound] } ?? rest)
         }
     }
 
@@ -187,7 +187,8 @@ struct DebuggerTests {
         #expect(places.count == 4, "\(session.output)\(session.errors)")
         #expect(places[1] == places[3])
         #expect(places[1] != places[2])
-        #expect(session.part("exits").split(separator: "\n").filter { $0.contains("0x3f") }.count == 4)
+        #expect(
+            session.part("exits").split(separator: "\n").filter { $0.contains("0x3f") }.count == 4)
         #expect(session.part("exit").contains("rax"))
         #expect(session.part("info").contains("231 exits"))
         #expect(session.part("kept").contains("kept 2"))
@@ -233,7 +234,7 @@ struct DebuggerTests {
 
             """)
         gdb.closeInput()
-        try DescriptorReader.drain([gdb.output, gdb.errors])
+        try gdb.output.read { $0.isAtEnd }
         let output = gdb.output.text
         #expect(gdb.wait() == .status(0))
         #expect(output.contains("reason=\"breakpoint-hit\""), "\(output)")

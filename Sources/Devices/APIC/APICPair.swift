@@ -66,6 +66,11 @@ struct APICPair: Sendable {
         }
     }
 
+    /// Whether the task priority holds anything back, now or when it comes.
+    var isHoldingBack: Bool {
+        local.taskPriority >= 0x10 && (local.isHoldingBack || io.isHeldBack(by: local))
+    }
+
     /// What the CPU holds of the local APIC: CR8 and IA32_APIC_BASE.
     /// False: it is what it was.
     mutating func synchronise(taskPriorityClass: UInt64, base: UInt64) -> Bool {
@@ -97,6 +102,10 @@ extension DeviceSet {
     func isAPIC(_ address: UInt64) -> Bool {
         machine.hasAPIC && pc.apic?.claims(address) == true
     }
+
+    /// Whether the CPU's task priority holds an interrupt back, or one that may come. The guest can
+    /// lower it by CR8 without an exit, so that somebody must look from time to time.
+    public var isHoldingBack: Bool { machine.hasAPIC && pc.apic?.isHoldingBack == true }
 
     /// IA32_TSC_DEADLINE as it reads; 0 where nothing is armed, or the timer has another mode.
     public var timerDeadline: UInt64 { pc.apic?.local.timer.deadline ?? 0 }

@@ -90,6 +90,19 @@ struct IOAPIC82093: Sendable {
         }
     }
 
+    /// Whether the task priority holds back what comes from any pin.
+    func isHeldBack(by local: LocalAPIC) -> Bool {
+        for pin in 0..<Self.pinCount {
+            let entry = entries[pin]
+            guard entry & Bit.masked == 0, local.isHeldBack(UInt8(entry & 0xFF)) else { continue }
+            switch APICDelivery(bits: UInt32(truncatingIfNeeded: entry)) {
+            case .fixed, .lowestPriority: if local.matches(destination(entry)) { return true }
+            default: break
+            }
+        }
+        return false
+    }
+
     /// Whether pin 0, where the 8259 pair is, lets its interrupts through to the CPU.
     func passesExternal(_ local: LocalAPIC) -> Bool {
         let entry = entries[0]

@@ -108,6 +108,19 @@ struct LocalAPIC: Sendable {
         isEnabled && vector >= 16 && vector >> 4 > processorPriority >> 4
     }
 
+    /// Whether the task priority, and nothing else, would hold a vector back.
+    func isHeldBack(_ vector: UInt8) -> Bool {
+        isEnabled && vector >= 16 && vector >> 4 <= taskPriority >> 4
+            && vector >> 4 > (inService.highest ?? 0) >> 4
+    }
+
+    /// Whether the task priority holds back what waits, or what the timer will ask for.
+    var isHoldingBack: Bool {
+        if let vector = requests.highest, isHeldBack(vector) { return true }
+        return timer.nextExpiry != nil && vectors.isOpen(.timer)
+            && isHeldBack(vectors.vector(.timer))
+    }
+
     /// Gives the CPU its vector, which is then in service; the spurious one where none waits.
     mutating func acknowledge() -> UInt8 {
         guard let vector = deliverable else { return UInt8(truncatingIfNeeded: spurious) }
