@@ -12,6 +12,8 @@ struct FirmwareTests {
     private static let uBoot = PCGuest.debian(
         "/usr/lib/u-boot/qemu-x86/u-boot.rom",
         input: String(repeating: "\r", count: 48) + "version\recho done typing\r")
+    /// U-Boot waits by the counter: few exits a millisecond make its waits short.
+    private static let fastVirtual = ClockKind.virtual(nanosecondsPerExit: 200_000)
     private static let virtual = ClockKind.virtual(nanosecondsPerExit: 10_000)
 
     /// Both clocks, and the file twice.
@@ -47,14 +49,14 @@ struct FirmwareTests {
 
     @Test(
         .enabled(if: uBoot.isThere, "no \(uBoot.path): install u-boot-qemu"),
-        arguments: [ClockKind.host, virtual])
+        arguments: [ClockKind.host, fastVirtual])
     func `U-Boot comes to its prompt and does what is typed`(_ clock: ClockKind) throws {
         let host = try Host()
         let tape = try Self.uBoot.record(host, clock) { $0.exitLimit = 6_000 }
         #expect(tape.console().contains("=> echo done typing\r\ndone typing"))
         #expect(try tape.rewrittenCount() > 10)
         #expect(try tape.replay(host) == .identical)
-        guard clock == Self.virtual else { return }
+        guard clock != .host else { return }
         let again = try Self.uBoot.record(host, clock) { $0.exitLimit = 6_000 }
         #expect(try tape.bytes() == again.bytes())
     }
