@@ -78,7 +78,9 @@ let package = Package(
             swiftSettings: strict),
         .executableTarget(
             name: "vmtape-fuzz",
-            dependencies: ["Analysis", "CXXHash", "Guest", "Machine", "Symbols", "Trace"],
+            dependencies: [
+                "Analysis", "CXXHash", "GDBRemote", "Guest", "Machine", "Symbols", "Trace",
+            ],
             swiftSettings: strict),
 
         // What tests share: files, child processes, pseudo-terminals.

@@ -7,9 +7,13 @@
 enum {
     TABLE_WORDS = 64,
     BLOCK_BYTES = 3000,
+    MODE_FAULTS = 1,
+    MODE_PORT = 2,
+    FAULTS_PER_ROUND = 20,
 };
 
 struct shared {
+    uint64_t mode;
     volatile uint64_t state;
     volatile uint64_t counter;
     volatile uint64_t vector[2];   // what the loop with SSE last stored

@@ -1,5 +1,6 @@
 // The program in ring 3: loops in which registers change, or memory alone, or a vector register
-// alone, or a REP is under way. It makes no exit and never enters ring 0.
+// alone, or a REP is under way.
+#include "../common/io.h"
 #include "shared.h"
 
 struct shared shared = {.state = 0x9E3779B97F4A7C15};
@@ -58,5 +59,8 @@ _Noreturn void user_main(void) {
         shared.blocks[0][shared.state % BLOCK_BYTES] = (uint8_t)shared.state;
         copy();
         shared.table[shared.state % TABLE_WORDS] ^= shared.state;
+        if (shared.mode & MODE_FAULTS)
+            for (unsigned times = 0; times < FAULTS_PER_ROUND; ++times) __asm__ volatile("hlt");
+        if (shared.mode & MODE_PORT) port_write8(PORT_POST, (uint8_t)shared.state);
     }
 }

@@ -162,7 +162,10 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     public mutating func silence(
         exitCount: UInt64, progress: UInt64?, canWake: Bool
     ) throws(ExecutionError) -> Ending? {
-        try world.silence(exitCount: exitCount, progress: progress, canWake: canWake)
+        let ending = try world.silence(
+            exitCount: exitCount, progress: progress, canWake: canWake)
+        try tellArrivals()
+        return ending
     }
 
     /// Passed on to the world.

@@ -242,19 +242,6 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         return vector
     }
 
-    /// As the tape has it.
-    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
-        isLive ? try world.hasNonMaskableInterrupt() : try tape.hasNonMaskableInterrupt()
-    }
-
-    /// The devices must have had one.
-    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
-        if !isLive, try !world.hasNonMaskableInterrupt() {
-            disagree("the tape has a non-maskable interrupt, and the devices have none")
-        }
-        try world.acknowledgeNonMaskableInterrupt()
-    }
-
     /// Live only.
     @inline(__always)
     public mutating func kickDelay() throws(ExecutionError) -> UInt64? {
@@ -267,6 +254,20 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         let isOverdue = try world.hasOverdueInterrupt()
         try tellArrivals()
         return isOverdue
+    }
+
+    /// Live only.
+    public var watchesSilence: Bool { isLive && world.watchesSilence }
+
+    /// Live only.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? {
+        guard isLive else { return nil }
+        let ending = try world.silence(
+            exitCount: exitCount, progress: progress, canWake: canWake)
+        try tellArrivals()
+        return ending
     }
 
     /// The tape's.

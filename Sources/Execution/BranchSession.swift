@@ -111,7 +111,8 @@ public struct BranchSession: ~Copyable {
         }
         var world = LiveWorld(
             devices: devices, clock: clock, cpuidTable: reader.header.requestedCPUID, stop: stop,
-            hasCompletions: property("completions") != "off")
+            hasCompletions: property("completions") != "off",
+            stall: property("interrupts") == TraceHeader.interruptsWhereStalled ? .kick : .end)
         if options.recording?.hasWorldStream == true { world.keepArrivals() }
         parts = Parts(tape: tape, world: world, stream: stream, console: console)
         self.machine = machine

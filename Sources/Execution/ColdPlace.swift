@@ -57,7 +57,9 @@ enum ColdPlaces {
             if isBranch, let target = instruction.target?.rawValue {
                 if target <= origin {
                     places.append(address)
-                    if instruction.kind != .jmp { places.append(address &+ UInt64(instruction.length)) }
+                    if instruction.kind != .jmp {
+                        places.append(address &+ UInt64(instruction.length))
+                    }
                 } else {
                     reached = max(reached, target)
                 }
@@ -113,8 +115,10 @@ enum ColdPlaces {
 
 /// Which of several places a landmark is put at: the policy, as a function of what was passed when.
 ///
-/// A place that comes again within ``coldNanoseconds`` is hot and is dropped; the first that comes
-/// again after a longer time is taken. Where all are hot, the one that took longest is.
+/// A place that comes again within ``coldNanoseconds`` is hot and is dropped. One that stays away for
+/// longer is taken, if another place was passed meanwhile, or when it stays away once more: time alone
+/// can be the host's, which had something else to do. Where all are hot, the coldest of them is taken.
+/// What was learned is kept for the next search.
 struct ColdPlaceSearch {
     /// What to do at a place.
     enum Verdict: Equatable {
@@ -131,34 +135,93 @@ struct ColdPlaceSearch {
     /// How long to look for one.
     static let boundNanoseconds: UInt64 = 3_000_000
     /// How many places to pass at most; the last of them is taken.
-    static let passLimit = 48
+    static let passLimit = 64
+    /// A place that did not come again for so long before ring 3 was left is held to be cold.
+    static let leftNanoseconds: UInt64 = 30_000
+    /// How many places are remembered.
+    private static let memoryLimit = 128
 
-    private var seen: [(address: UInt64, nanoseconds: UInt64)] = []
-    /// The dropped place that took longest to come again.
-    private(set) var warmest: UInt64?
-    private var longest: UInt64 = 0
+    private struct Seen {
+        var address: UInt64
+        var nanoseconds: UInt64
+        var pass: Int
+        /// It stayed away long, for what reason is not known.
+        var isDoubtful = false
+    }
+
+    /// Places and how long they stay away.
+    private var known: [(address: UInt64, away: UInt64)] = []
+    private var places: [UInt64] = []
+    private var seen: [Seen] = []
     private var passes = 0
     /// Nothing colder is looked for: the next place is taken.
-    var takesNext = false
+    private(set) var takesNext = false
+
+    /// Begins a search among these places.
+    ///
+    /// - Returns: Where to stop.
+    mutating func begin(_ places: [UInt64]) -> [UInt64] {
+        self.places = places
+        seen = []
+        passes = 0
+        takesNext = false
+        let cold = places.filter { (away($0) ?? 0) >= Self.coldNanoseconds }
+        if !cold.isEmpty { return cold }
+        let unknown = places.filter { away($0) == nil }
+        return unknown.isEmpty ? settle() : unknown
+    }
+
+    /// Looks for nothing colder than what is known.
+    ///
+    /// - Returns: Where to stop beside the places that are waited for; none where nothing is known.
+    mutating func settle() -> [UInt64] {
+        takesNext = true
+        let coldest = places.filter { away($0) != nil }
+            .max { (away($0) ?? 0) < (away($1) ?? 0) }
+        return coldest.map { [$0] } ?? []
+    }
+
+    private func away(_ address: UInt64) -> UInt64? {
+        known.first { $0.address == address }?.away
+    }
+
+    private mutating func learn(_ address: UInt64, away: UInt64) {
+        known.removeAll { $0.address == address }
+        known.append((address, away))
+        if known.count > Self.memoryLimit { known.removeFirst() }
+    }
 
     /// The guest stands at one of the places.
     ///
-    /// - Parameters:
-    ///   - nanoseconds: the guest's time, without what stops take.
-    ///   - others: how many other places are still waited for.
-    mutating func pass(_ address: UInt64, nanoseconds: UInt64, others: Int) -> Verdict {
+    /// - Parameter nanoseconds: the guest's time, without what stops take.
+    mutating func pass(_ address: UInt64, nanoseconds: UInt64) -> Verdict {
         passes += 1
-        guard !takesNext, passes < Self.passLimit else { return .take }
+        guard !takesNext, passes < Self.passLimit,
+            (away(address) ?? 0) < Self.coldNanoseconds
+        else { return .take }
         guard let index = seen.firstIndex(where: { $0.address == address }) else {
-            seen.append((address, nanoseconds))
+            seen.append(Seen(address: address, nanoseconds: nanoseconds, pass: passes))
             return .keep
         }
         let away = nanoseconds &- seen[index].nanoseconds
-        guard away < Self.coldNanoseconds else { return .take }
-        if away >= longest {
-            longest = away
-            warmest = address
+        guard away >= Self.coldNanoseconds else {
+            learn(address, away: away)
+            seen.remove(at: index)
+            return .drop
         }
-        return others == 0 ? .take : .drop
+        if seen[index].pass < passes - 1 || seen[index].isDoubtful {
+            learn(address, away: away)
+            return .take
+        }
+        seen[index] = Seen(
+            address: address, nanoseconds: nanoseconds, pass: passes, isDoubtful: true)
+        return .keep
+    }
+
+    /// Ring 3 was left: what was passed once only, and not just now, is cold.
+    mutating func leave(nanoseconds: UInt64) {
+        for place in seen where nanoseconds &- place.nanoseconds >= Self.leftNanoseconds {
+            learn(place.address, away: Self.coldNanoseconds)
+        }
     }
 }

@@ -1,7 +1,7 @@
-internal import Guest
-internal import KVM
+public import Guest
+public import KVM
 internal import Machine
-internal import Trace
+public import Trace
 
 /// Which pages of guest memory were written since each of several readers looked last.
 ///
@@ -90,27 +90,70 @@ struct DirtyPages: Sendable {
     }
 }
 
-extension GuestMachine {
+extension GuestCPU {
     /// Starts to keep track of written pages. To be called before the guest first runs or with a
     /// reader that looks at all of memory once.
-    mutating func trackWrites() throws(ExecutionError) {
+    mutating func trackWrites(_ memory: borrowing GuestMemory) throws(KVMError) {
         guard writes == nil else { return }
         for (slot, region) in memory.regions.enumerated() where !region.isReadOnly {
-            try kvm { () throws(KVMError) in
-                // SAFETY: the memory lives as long as the machine: one value owns both.
-                try unsafe machine.setMemory(
-                    slot: UInt32(slot), at: region.base,
-                    memory: UnsafeMutableRawBufferPointer(
-                        start: region.host, count: Int(region.lengthInBytes)),
-                    flags: .logDirtyPages)
-            }
+            // SAFETY: the memory lives as long as the machine: one value owns both.
+            try unsafe machine.setMemory(
+                slot: UInt32(slot), at: region.base,
+                memory: UnsafeMutableRawBufferPointer(
+                    start: region.host, count: Int(region.lengthInBytes)),
+                flags: .logDirtyPages)
         }
         writes = DirtyPages(memory.pageSlots)
     }
 
     /// Brings the sets of written pages up to date.
+    mutating func collectWrites(_ memory: borrowing GuestMemory) throws(KVMError) {
+        try writes?.collect(machine, memory)
+    }
+
+    /// The digest of RAM. The first time all of it is digested, and the pages written since the time
+    /// before from then on: guests that never ask for it are spared the dirty log.
+    public mutating func memoryDigest(
+        _ memory: borrowing GuestMemory
+    ) throws(KVMError) -> Digest128 {
+        guard let reader = digestReader else {
+            try trackWrites(memory)
+            digestReader = writes?.addReader()
+            try collectWrites(memory)
+            if let digestReader { _ = writes?.take(digestReader) }
+            memoryDigest = memory.digest()
+            return memoryDigest.digest
+        }
+        try collectWrites(memory)
+        for slot in writes?.take(reader) ?? [] {
+            guard let number = memory.pageSlots.page(ofSlot: slot),
+                let host = unsafe memory.host(slot: slot)
+            else { continue }
+            // SAFETY: a slot's host pointer covers its 4096 bytes.
+            let bytes = unsafe UnsafeRawBufferPointer(start: host, count: MemoryDigest.pageBytes)
+            memoryDigest.replace(
+                pageNumber: number, with: unsafe MemoryDigest.page(number: number, bytes: bytes))
+        }
+        return memoryDigest.digest
+    }
+}
+
+extension GuestMachine {
+    /// Which pages were written; nil: nobody asked.
+    var writes: DirtyPages? {
+        _read { yield cpu.writes }
+        _modify { yield &cpu.writes }
+    }
+
+    /// Starts to keep track of written pages. To be called before the guest first runs or with a
+    /// reader that looks at all of memory once.
+    mutating func trackWrites() throws(ExecutionError) {
+        do throws(KVMError) { try cpu.trackWrites(memory) } catch { throw .kvm(error) }
+    }
+
+    /// Brings the sets of written pages up to date.
     mutating func collectWrites() throws(ExecutionError) {
-        do throws(KVMError) { try writes?.collect(machine, memory) } catch { throw .kvm(error) }
+        do throws(KVMError) { try cpu.collectWrites(memory) } catch { throw .kvm(error) }
     }
 }
 

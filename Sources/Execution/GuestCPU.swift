@@ -1,5 +1,6 @@
 public import KVM
 public import Machine
+internal import Trace
 
 /// KVM's vCPU as the loop drives it: pending or settled, whichever it is just then.
 ///
@@ -24,8 +25,20 @@ public struct GuestCPU: ~Copyable {
     /// does when a checkpoint is restored.
     var progressOffset: UInt64 = 0
 
-    init(_ cpu: consuming PendingCPU, savedMSRs: [UInt32]) {
+    /// A handle on the machine that it is of, for what it wrote in memory.
+    var machine: VirtualMachine
+    /// Which pages were written; nil: nobody asked.
+    var writes: DirtyPages?
+    /// What of them the digest of RAM has not seen; nil: it has seen nothing yet.
+    var digestReader: DirtyPages.Reader?
+    /// The digest of RAM when it was last asked for.
+    var memoryDigest = MemoryDigest()
+
+    init(
+        _ cpu: consuming PendingCPU, of machine: consuming VirtualMachine, savedMSRs: [UInt32]
+    ) {
         pending = consume cpu
+        self.machine = machine
         self.savedMSRs = savedMSRs
     }
 
@@ -142,12 +155,10 @@ extension GuestCPU: Processor {
         return count &+ progressOffset
     }
 
-    /// Arms breakpoints and steps; the CPU must be settled.
+    /// Arms breakpoints and steps.
     public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
         let wish = debug == .off ? watch : debug
-        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
-            try cpu.setGuestDebug(wish)
-        }
+        try pending?.setGuestDebug(wish)
     }
 
     /// Stops the guest at these addresses while nothing else is armed.
@@ -202,6 +213,22 @@ extension GuestCPU: Processor {
     public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 {
         guard let before = try pending?.setInterruptTableLimit(limit) else { Self.gone() }
         return before
+    }
+
+    /// The guest's DR6.
+    public mutating func debugStatus() throws(KVMError) -> UInt64 {
+        guard let value = try pending?.debugStatus() else { Self.gone() }
+        return value
+    }
+
+    /// Writes the guest's DR6.
+    public mutating func setDebugStatus(_ value: UInt64) throws(KVMError) {
+        try pending?.setDebugStatus(value)
+    }
+
+    /// Takes instructions off the count that were tried in vain.
+    public mutating func discountProgress(_ count: UInt64) throws(KVMError) {
+        progressOffset &-= count
     }
 
     /// The exception behind a shutdown (KVM_GET_VCPU_EVENTS).

@@ -9,9 +9,7 @@ public import Machine
 public struct GuestMachine: ~Copyable {
     /// The guest's memory. Declared before the machine that maps it, which must go first.
     let memory: GuestMemory
-    var machine: VirtualMachine
-    /// Which pages were written; nil: nobody asked.
-    var writes: DirtyPages?
+    private let machine: VirtualMachine
     var cpu: GuestCPU
     /// The CPUID table as KVM holds it after the table was set.
     public let observedCPUID: [CPUIDEntry]
@@ -48,6 +46,7 @@ public struct GuestMachine: ~Copyable {
             // Events too would cost 1 % of an exit, and no exit needs them.
             try machine.createCPU(synchronisation: isListenedTo ? [.general, .system] : .general)
         }
+        let handle = try kvm { () throws(KVMError) -> VirtualMachine in try machine.duplicate() }
         let savedMSRs = try kvm { () throws(KVMError) in try hypervisor.savedMSRIndices() }
         let initial = try kvm { () throws(KVMError) in
             try cpu.setCPUID(cpuid)
@@ -61,7 +60,7 @@ public struct GuestMachine: ~Copyable {
         traps = rewriting.traps
         codeWatch = rewriting.watch
         isCodeKnown = !plan.code.isEmpty && plan.code.allSatisfy(\.isCertain)
-        self.cpu = GuestCPU(cpu.begin(), savedMSRs: savedMSRs)
+        self.cpu = GuestCPU(cpu.begin(), of: handle, savedMSRs: savedMSRs)
         self.machine = machine
         self.memory = memory
     }

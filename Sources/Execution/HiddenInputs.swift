@@ -80,10 +80,19 @@ public enum HiddenInputs {
         in code: [UInt8], endingAt end: UInt64, system: SystemRegisters
     ) -> [String] {
         let start = end &- UInt64(code.count)
-        let found = Disassembler(for: system).occurrences(of: suspicious, in: code)
-        return found.suffix(namedSuspects).reversed().map {
-            "the guest may have executed \($0.kind.rawValue) at 0x"
-                + String(start &+ UInt64($0.offset), radix: 16) + ", whose result is not recorded"
+        let disassembler = Disassembler(for: system)
+        var found: [Int: String] = [:]
+        // Where instructions begin is not known: one of the first few bytes begins one, or comes
+        // into step soon.
+        for skipped in 0..<min(4, code.count) {
+            let part = Array(code[skipped...])
+            for place in disassembler.occurrences(of: suspicious, in: part) {
+                found[skipped + place.offset] = place.kind.rawValue
+            }
+        }
+        return found.keys.sorted().suffix(namedSuspects).reversed().map { offset in
+            "the guest may have executed \(found[offset] ?? "") at 0x"
+                + String(start &+ UInt64(offset), radix: 16) + ", whose result is not recorded"
         }
     }
 }

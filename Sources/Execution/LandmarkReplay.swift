@@ -26,13 +26,15 @@ extension RunLoop {
         return try outcome(&side, natural: nil, canWake: false, memory: memory)
     }
 
-    private mutating func reachOne<CPU, Side>(
+    /// Runs on to one landmark, and injects what the tape has there.
+    mutating func reachOne<CPU, Side>(
         _ landmark: Landmark, _ cpu: inout CPU, _ side: inout Side,
         memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var search = LandmarkSearch(landmark)
-        var armed = GuestDebug.off
+        var armed = standingDebug
+        isPassingHandler = false
         let found = try find(&search, &armed, &cpu, &side, memory: memory)
         midFlight.hits += search.hits
         midFlight.rejectedHits += search.rejectedHits
@@ -50,7 +52,11 @@ extension RunLoop {
                     progress: try kvm { () throws(KVMError) in try cpu.progress() },
                     hits: search.hits, rejectedHits: search.rejectedHits))
             return .endedByListener
-        case .found: break
+        case .found:
+            if syscallHandler != nil {
+                let wish = standingDebug
+                try kvm { () throws(KVMError) in try cpu.setGuestDebug(wish) }
+            }
         }
         // Where devices are run again, they knew CR8 as it is here.
         try synchroniseAPIC(cpu, &side)

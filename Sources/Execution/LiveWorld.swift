@@ -15,12 +15,12 @@ public struct LiveWorld: World, ~Copyable {
     private let cpuidTable: [CPUIDEntry]
     private let stop: StopRequest
     private let hasCompletions: Bool
-    /// IA32_TSC_DEADLINE is there, as CPUID shows (leaf 1, ECX bit 24).
-    private let hasTimerDeadline: Bool
     /// How long the guest has made no exit, under a virtual clock.
     private var silence: Silence
     /// It made none since the kick before.
     private var isSilent = false
+    /// IA32_TSC_DEADLINE is there, as CPUID shows (leaf 1, ECX bit 24).
+    private let hasTimerDeadline: Bool
 
     /// While the guest idles on the host's clock, how long to sleep before looking around for
     /// keys and requests to end.
@@ -59,10 +59,10 @@ public struct LiveWorld: World, ~Copyable {
         self.cpuidTable = cpuidTable
         self.stop = stop
         self.hasCompletions = hasCompletions
+        silence = Silence(stall)
         hasTimerDeadline =
             self.devices.machine.hasAPIC
             && cpuidTable.contains { $0.function == 1 && $0.ecx >> 24 & 1 != 0 }
-        silence = Silence(stall)
     }
 
     /// Keeps what comes from outside from now on, for ``tellArrivals(_:)``.
@@ -391,15 +391,17 @@ public struct LiveWorld: World, ~Copyable {
     ) throws(ExecutionError) -> Ending? {
         let now = HostThread.monotonicNanoseconds()
         isSilent = silence.notes(exitCount: exitCount, progress: progress, now: now)
-        let deadline = devices.nextDeadline
-        guard isSilent, canWake, devices.hasInterrupt || deadline != nil else { return nil }
+        let due = devices.nextDeadline
+        guard isSilent, canWake, devices.hasInterrupt || due != nil else { return nil }
         if silence.policy == .end {
             return silence.isTooLong(progress: progress, now: now)
                 ? Ending(.stalled, isInMidFlight: true) : nil
         }
-        if !devices.hasInterrupt, let deadline {
-            _ = clock.idle(until: deadline)
-            move(to: clock.nanoseconds, .kick)
+        if !devices.hasInterrupt, let due, due < .max - 1000 {
+            // In whole microseconds, as the world stream keeps it.
+            let time = (max(due, clock.nanoseconds) + 999) / 1000 * 1000
+            clock.set(time)
+            move(to: time, .kick)
             settle()
         }
         return nil
@@ -434,10 +436,8 @@ public struct LiveWorld: World, ~Copyable {
                 let left = clock.idle(until: due)
                 guard left > 0 else {
                     devices.advance(to: due)
-                    if !clock.isHost {
-                        jumps += 1
-                        if jumps > Self.longestIdling { return .stalled }
-                    }
+                    jumps += 1
+                    if jumps > Self.longestIdling, !clock.isHost { return .stalled }
                     continue
                 }
                 nap = min(left, nap)

@@ -62,7 +62,7 @@ extension RunLoop {
             if isRing3 { midFlight.refusedInRing3 += 1 }
             attempts += 1
             // Where none is found in ring 0 within the bound, the next exit arms the timer again.
-            if isRing3, attempts > Self.ring3Attempts { return nil }
+            if isRing3, !isRing3Found, attempts > Self.ring3Attempts { return nil }
             try armRetry(&cpu)
             return nil
         }
@@ -101,7 +101,10 @@ extension RunLoop {
         // SAFETY: the page's registers do not change before the next run.
         var flags = unsafe cpu.registersPointer.pointee[.rflags]
         if isRing3 {
-            guard isRing3Found else { return false }
+            // (A code segment elsewhere than at 0 is nothing that today's ring 3 has.)
+            guard isRing3Found, unsafe cpu.systemRegistersPointer.pointee[.cs].base == 0 else {
+                return false
+            }
             // A kick's: the search for a cold place leaves a REP behind.
             if usesRing3Stops { flags &= ~Self.resumeFlag }
         }
@@ -151,7 +154,7 @@ extension RunLoop {
     static func wholeState<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ registers: GeneralRegisters, _ memory: borrowing GuestMemory
     ) throws(KVMError) -> Digest128 {
-        try wholeState(&cpu, registers, memory: memory.digest().digest)
+        try wholeState(&cpu, registers, memory: cpu.memoryDigest(memory))
     }
 
     /// The same, the digest of RAM being known.

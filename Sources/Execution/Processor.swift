@@ -1,3 +1,4 @@
+public import Guest
 public import KVM
 public import Machine
 public import Trace
@@ -68,6 +69,8 @@ public protocol Processor: ~Copyable {
     mutating func isQuiet() throws(KVMError) -> Bool
     /// The digest of all state but general registers and RAM.
     mutating func stateDigest() throws(KVMError) -> Digest128
+    /// The digest of all of RAM.
+    mutating func memoryDigest(_ memory: borrowing GuestMemory) throws(KVMError) -> Digest128
     /// Arms breakpoints and steps in the guest's place.
     mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError)
     /// Puts RFLAGS back as it was recorded, RF included.
@@ -84,8 +87,16 @@ public protocol Processor: ~Copyable {
     /// Puts the interrupt table out of force, or back in force with this limit; also while an
     /// access waits for its answer. The result is the limit that was in force.
     mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16
+    /// The guest's DR6; also while an access waits for its answer.
+    mutating func debugStatus() throws(KVMError) -> UInt64
+    /// Writes the guest's DR6; also while an access waits for its answer.
+    mutating func setDebugStatus(_ value: UInt64) throws(KVMError)
+    /// Takes so many instructions off ``progress()``.
+    mutating func discountProgress(_ count: UInt64) throws(KVMError)
     /// The exception behind a shutdown; to be asked right after it.
     mutating func raisedException() throws(KVMError) -> UInt8
+    /// Where SYSCALL goes; nil where nothing says. To be asked when settled.
+    mutating func syscallTargets() throws(KVMError) -> SyscallTargets?
     /// Puts RIP elsewhere; to be done when settled.
     mutating func moveRIP(to address: UInt64) throws(KVMError)
 }
@@ -118,6 +129,10 @@ extension Processor where Self: ~Copyable {
     public mutating func progress() throws(KVMError) -> UInt64? { nil }
     /// Never.
     public mutating func isQuiet() throws(KVMError) -> Bool { false }
+    /// As it is, page by page.
+    public mutating func memoryDigest(
+        _ memory: borrowing GuestMemory
+    ) throws(KVMError) -> Digest128 { memory.digest().digest }
     /// Nothing.
     public mutating func stateDigest() throws(KVMError) -> Digest128 { .zero }
     /// Does nothing.
@@ -130,8 +145,16 @@ extension Processor where Self: ~Copyable {
     public func isWatched(_ address: GuestVirtualAddress) -> Bool { false }
     /// Does nothing.
     public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 { 0 }
+    /// Nothing.
+    public mutating func debugStatus() throws(KVMError) -> UInt64 { 0 }
+    /// Does nothing.
+    public mutating func setDebugStatus(_ value: UInt64) throws(KVMError) {}
+    /// Does nothing.
+    public mutating func discountProgress(_ count: UInt64) throws(KVMError) {}
     /// None.
     public mutating func raisedException() throws(KVMError) -> UInt8 { 0 }
+    /// None.
+    public mutating func syscallTargets() throws(KVMError) -> SyscallTargets? { nil }
     /// Does nothing.
     public mutating func moveRIP(to address: UInt64) throws(KVMError) {}
 }
@@ -164,5 +187,22 @@ extension RunStep {
             other = exit
             self = .other
         }
+    }
+}
+
+/// The MSRs that say where SYSCALL goes (Intel SDM vol. 2, SYSCALL).
+public struct SyscallTargets: Equatable, Sendable {
+    /// IA32_STAR: the selectors.
+    public var star: UInt64
+    /// IA32_LSTAR: the address.
+    public var lstar: UInt64
+    /// IA32_FMASK: the flags that are cleared.
+    public var fmask: UInt64
+
+    /// Makes them of their values.
+    public init(star: UInt64, lstar: UInt64, fmask: UInt64) {
+        self.star = star
+        self.lstar = lstar
+        self.fmask = fmask
     }
 }

@@ -62,11 +62,7 @@ public struct Rewriting: Sendable {
                     replacement: [RewriteTraps.outOpcode, port]))
         }
         if watches {
-            watch = CodeWatch(
-                second: (traps.timeStampPort == nil ? [] : [RewriteTraps.secondOfRDTSC])
-                    + (traps.cpuidPort == nil ? [] : [RewriteTraps.secondOfCPUID]),
-                certain: Self.addresses(plan, isCertain: true),
-                loaded: Self.addresses(plan, isCertain: false))
+            watch = makeWatch(plan)
             return
         }
         if !sites.contains(where: { $0.replacement[1] == traps.timeStampPort }) {
@@ -75,6 +71,14 @@ public struct Rewriting: Sendable {
         if !sites.contains(where: { $0.replacement[1] == traps.cpuidPort }) {
             traps.cpuidPort = nil
         }
+    }
+
+    private func makeWatch(_ plan: LoadPlan) -> CodeWatch {
+        CodeWatch(
+            second: (traps.timeStampPort == nil ? [] : [RewriteTraps.secondOfRDTSC])
+                + (traps.cpuidPort == nil ? [] : [RewriteTraps.secondOfCPUID]),
+            certain: Self.addresses(plan, isCertain: true),
+            loaded: Self.addresses(plan, isCertain: false))
     }
 
     private static func addresses(_ plan: LoadPlan, isCertain: Bool) -> [Range<UInt64>] {
@@ -117,11 +121,7 @@ public struct Rewriting: Sendable {
     init(_ header: TraceHeader, _ plan: LoadPlan, watches: Bool) {
         self.init(header)
         guard watches else { return }
-        watch = CodeWatch(
-            second: (traps.timeStampPort == nil ? [] : [RewriteTraps.secondOfRDTSC])
-                + (traps.cpuidPort == nil ? [] : [RewriteTraps.secondOfCPUID]),
-            certain: Self.addresses(plan, isCertain: true),
-            loaded: Self.addresses(plan, isCertain: false))
+        watch = makeWatch(plan)
     }
 
     /// Puts the replacements into memory.

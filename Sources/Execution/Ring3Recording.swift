@@ -29,7 +29,7 @@ extension RunLoop {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Ring3Place
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        var stops = Ring3Stops()
+        var stops = Ring3Stops(standing: standingDebug)
         try kvm { () throws(KVMError) in try stops.park(&cpu) }
         let place: Ring3Place
         do throws(ExecutionError) {
@@ -52,14 +52,14 @@ extension RunLoop {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         // SAFETY: the page's registers do not change before the next run.
         let system = unsafe cpu.systemRegistersPointer.pointee
-        for place in ColdPlaces.around(
+        let places = ColdPlaces.around(
             unsafe cpu.registersPointer.pointee, system: system, memory: memory)
-        {
+        for place in coldPlaces.begin(places) {
             _ = try stops.plant(place, system: system, memory: memory)
         }
-        var search = ColdPlaceSearch()
         var guestNanoseconds: UInt64 = 0
         var boundsPassed = 0
+        var boundBegan: UInt64 = 0
         var isFresh = true
         while true {
             if isFresh {
@@ -68,31 +68,36 @@ extension RunLoop {
                 isFresh = false
             }
             let entered = HostThread.timestamp()
-            let began = HostThread.monotonicNanoseconds()
+            let began = HostThread.ownNanoseconds()
             var stop = try stops.run(&cpu, memory)
-            guestNanoseconds &+= HostThread.monotonicNanoseconds() &- began
+            guestNanoseconds &+= HostThread.ownNanoseconds() &- began
             midFlight.ring3Stops += 1
             if case .breakpoint = stop {
                 // SAFETY: as above.
                 let rip = unsafe cpu.registersPointer.pointee.rip
-                let verdict = search.pass(
-                    rip, nanoseconds: guestNanoseconds, others: stops.addresses.count - 1)
-                switch verdict {
+                switch coldPlaces.pass(rip, nanoseconds: guestNanoseconds) {
                 case .take:
                     try stops.unpark(&cpu, memory)
                     return .here
                 case .drop:
                     try stops.remove(rip, memory)
-                    continue
+                    guard stops.addresses.isEmpty else { continue }
+                    // It stands at a place itself, which may be the one: on to the next time.
+                    stop = try stops.step(&cpu, memory)
+                    for place in coldPlaces.settle() {
+                        _ = try stops.plant(place, system: system, memory: memory)
+                    }
                 case .keep: stop = try stops.step(&cpu, memory)
                 }
             }
             switch stop {
             case .breakpoint, .stepped: continue
             case .raised:
+                coldPlaces.leave(nanoseconds: guestNanoseconds)
                 try stops.unpark(&cpu, memory)
                 return .leftRing3
             case .exit(let exit):
+                coldPlaces.leave(nanoseconds: guestNanoseconds)
                 try stops.unpark(&cpu, memory)
                 return .exited(
                     try dealWith(exit, &cpu, &side, memory: memory, entered: entered))
@@ -102,11 +107,16 @@ extension RunLoop {
                     try stops.unpark(&cpu, memory)
                     return .stopped(reason)
                 }
-                boundsPassed += 1
                 isFresh = true
-                search.takesNext = true
-                if let warmest = search.warmest {
-                    _ = try stops.plant(warmest, system: system, memory: memory)
+                // The timer runs on while others have the CPU.
+                guard guestNanoseconds &- boundBegan >= ColdPlaceSearch.boundNanoseconds / 2 else {
+                    continue
+                }
+                boundBegan = guestNanoseconds
+                boundsPassed += 1
+                // What is still waited for is cold; and else the coldest of the others.
+                for place in coldPlaces.settle() {
+                    _ = try stops.plant(place, system: system, memory: memory)
                 }
                 if stops.addresses.isEmpty || boundsPassed > 1,
                     try !isOutsideREP(&stops, &cpu, system, memory)

@@ -41,8 +41,14 @@ struct Ring3Stops {
     /// INT1, which traps like a step.
     private static let int1: UInt8 = 0xF1
 
+    /// What is armed when nothing is stepped.
+    private let standing: GuestDebug
     private var planted: [Planted] = []
     private var limit: UInt16?
+    /// The guest's DR6, which a step's #DB changes.
+    private var debugStatus: UInt64 = 0
+
+    init(standing: GuestDebug = .off) { self.standing = standing }
 
     /// Where it stops.
     var addresses: [UInt64] { planted.map(\.address) }
@@ -50,6 +56,7 @@ struct Ring3Stops {
     /// Takes the interrupt table out of force.
     mutating func park<CPU: Processor & ~Copyable>(_ cpu: inout CPU) throws(KVMError) {
         guard limit == nil else { return }
+        debugStatus = try cpu.debugStatus()
         limit = try cpu.setInterruptTableLimit(0)
     }
 
@@ -60,9 +67,10 @@ struct Ring3Stops {
         while let last = planted.last { try remove(last.address, memory) }
         guard let before = limit else { return }
         limit = nil
-        do throws(KVMError) { _ = try cpu.setInterruptTableLimit(before) } catch {
-            throw .kvm(error)
-        }
+        do throws(KVMError) {
+            _ = try cpu.setInterruptTableLimit(before)
+            if try cpu.debugStatus() != debugStatus { try cpu.setDebugStatus(debugStatus) }
+        } catch { throw .kvm(error) }
     }
 
     /// Stops at an address from now on; false where ring 3 has no code there.
@@ -114,7 +122,24 @@ struct Ring3Stops {
         let result = try kvm { () throws(KVMError) in try cpu.run() }
         guard case .exit(let exit) = result else { return .kicked }
         guard case .shutdown = exit else { return .exit(exit) }
-        return try kvm { () throws(KVMError) in try stop(&cpu, memory, isStep: isStep) }
+        return try kvm { () throws(KVMError) in
+            let stop = try stop(&cpu, memory, isStep: isStep)
+            if case .raised = stop { try discount(&cpu) }
+            return stop
+        }
+    }
+
+    /// Takes back what raising an exception in vain added to the instruction counter: of some, KVM
+    /// tries to emulate the instruction first, and will again. Raised once more, it tells how much.
+    private func discount<CPU: Processor & ~Copyable>(_ cpu: inout CPU) throws(KVMError) {
+        guard let before = try cpu.progress() else { return }
+        // SAFETY: the page's registers do not change before the next run.
+        let registers = unsafe cpu.registersPointer.pointee
+        while case .interrupted = try cpu.run() { _ = cpu.acknowledgeKick() }
+        guard let after = try cpu.progress() else { return }
+        try cpu.discountProgress(2 &* (after &- before))
+        // A trap has moved on.
+        try cpu.moveRIP(to: registers.rip)
     }
 
     private func stop<CPU: Processor & ~Copyable>(
@@ -152,11 +177,7 @@ struct Ring3Stops {
             try cpu.setGuestDebug(GuestDebug(singleStep: true))
         }
         let stop = try run(&cpu, memory, isStep: true)
-        switch stop {
-        case .exit: break
-        case .breakpoint, .stepped, .raised, .kicked:
-            try kvm { () throws(KVMError) in try cpu.setGuestDebug(.off) }
-        }
+        try kvm { () throws(KVMError) in try cpu.setGuestDebug(standing) }
         if let here { try Self.write(Self.int3, here.place, memory) }
         return stop
     }

@@ -40,6 +40,8 @@ public struct RunLoop: ~Copyable {
     var codeWatch: CodeWatch?
     /// Where a breakpoint stands for the tape's next rewriting.
     var watched: GuestVirtualAddress?
+    /// What was rewritten on the way, each place once.
+    var rewrittenSites: [RewrittenSite] = []
     let stop: StopRequest
     /// KVM counts ring 0's instructions here.
     let hasCounter: Bool
@@ -47,6 +49,16 @@ public struct RunLoop: ~Copyable {
     let usesRing3Stops: Bool
     /// Hardware breakpoints stop ring 3 as they stop ring 0.
     let breaksRing3: Bool
+    /// SYSCALL in ring 3 is completed here (``BrokenSyscall``).
+    let mendsSyscall: Bool
+    /// The guest's page-fault handler, where a breakpoint stands; nil: none does.
+    var syscallHandler: UInt64?
+    /// Where instructions stand that may have to be rewritten.
+    var watchedCode: [GuestVirtualAddress] = []
+    /// The handler's first instruction is being stepped over.
+    var isPassingHandler = false
+    /// What is known of where landmarks in ring 3 may stand.
+    var coldPlaces = ColdPlaceSearch()
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
     /// The timer runs.
@@ -69,6 +81,7 @@ public struct RunLoop: ~Copyable {
     ) {
         finder = InstructionFinder(behaviour)
         hasCounter = behaviour.instructionCounter != .no
+        mendsSyscall = behaviour.syscall == .no && behaviour.breakpointRing0 == .yes
         breaksRing3 = behaviour.breakpointRing3 == .yes
         usesRing3Stops = behaviour.exceptionStopsRing3 == .yes
         self.exitLimit = exitLimit
@@ -110,8 +123,7 @@ public struct RunLoop: ~Copyable {
             if case .other = step {
                 if Self.isUncounted(other) { continue }
                 if case .debug(let stop) = other,
-                    try isFalseAlarm(
-                        at: stop.pc, &cpu, &side, memory: memory)
+                    try passes(stop.pc, &cpu, &side, memory: memory)
                 {
                     continue
                 }
@@ -121,6 +133,9 @@ public struct RunLoop: ~Copyable {
             {
                 return outcome
             }
+            if mendsSyscall {
+                try watchSyscalls(&cpu, isListenedTo: Side.isListening, memory: memory)
+            }
             if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
                 return outcome
             }
@@ -129,6 +144,20 @@ public struct RunLoop: ~Copyable {
             }
             try watchCode(&cpu, &side, memory: memory)
         }
+    }
+
+    /// A breakpoint or step of ours came to nothing: it is no exit.
+    @inline(never)
+    private mutating func passes<CPU, Side>(
+        _ place: GuestVirtualAddress, _ cpu: inout CPU, _ side: inout Side,
+        memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        if !isPassingHandler, cpu.isWatched(place) {
+            return try isFalseAlarm(at: place, &cpu, &side, memory: memory)
+        }
+        guard mendsSyscall else { return false }
+        return try passesDebugExit(&cpu, memory: memory)
     }
 
     /// Tells the world's local APIC what the CPU holds of it.
@@ -160,7 +189,7 @@ public struct RunLoop: ~Copyable {
             goesOn = try handle(
                 mmio, &cpu, &side, memory: memory, entered: entered, returned: returned)
         case .other:
-            if case .debug(let stop) = other, cpu.isWatched(stop.pc) {
+            if case .debug(let stop) = other, try isRewriting(stop.pc, cpu, &side) {
                 goesOn = try rewrite(
                     at: stop.pc, &cpu, &side, memory: memory, entered: entered,
                     returned: returned)
@@ -168,7 +197,7 @@ public struct RunLoop: ~Copyable {
             }
             goesOn = try handleOther(&cpu, &side, entered: entered, returned: returned)
             natural = Self.naturalEnding(other)
-            if goesOn, natural?.reason == .internalError,
+            if goesOn, natural != nil,
                 let completed = try complete(other, &cpu, &side, memory: memory)
             {
                 natural = nil

@@ -21,11 +21,16 @@ extension RunLoop {
         _ exit: Exit, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Completed?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        guard case .internalError(let error) = exit, error.instructionByteCount > 0,
-            try side.completesInstruction()
+        let isSyscall = if case .debug = exit { mendsSyscall } else { false }
+        guard isSyscall || exit.failedInstructionByteCount > 0, try side.completesInstruction()
         else { return nil }
         try settle(&cpu)
-        let carriedOut = try carryOut(error.instructionBytes, &cpu, memory: memory)
+        let carriedOut: [Change]?
+        if case .internalError(let error) = exit {
+            carriedOut = try carryOut(error.instructionBytes, &cpu, memory: memory)
+        } else {
+            carriedOut = try syscall(&cpu, memory: memory)?.changes
+        }
         guard let changes = try side.changesToMake(carriedOut) else { return nil }
         guard try side.completion(carriedOut ?? changes) else { return .refused }
         do throws(KVMError) { try cpu.apply(changes) } catch { throw .kvm(error) }
@@ -69,5 +74,12 @@ extension RunLoop {
             return completion.changes(
                 registers: registers, system: system, extended: extended, memory: memory)
         } catch { throw .kvm(error) }
+    }
+}
+
+extension Exit {
+    /// How many bytes of an instruction KVM delivered that it could not emulate.
+    fileprivate var failedInstructionByteCount: Int {
+        if case .internalError(let error) = self { error.instructionByteCount } else { 0 }
     }
 }

@@ -43,10 +43,15 @@ extension RunLoop {
         try stand(choice, &cpu)
     }
 
-    private func stand<CPU: Processor & ~Copyable>(
+    private mutating func stand<CPU: Processor & ~Copyable>(
         _ addresses: [GuestVirtualAddress], _ cpu: inout CPU
     ) throws(ExecutionError) {
-        try kvm { () throws(KVMError) in try cpu.watchCode(addresses) }
+        watchedCode = addresses
+        let wish = standingDebug
+        try kvm { () throws(KVMError) in
+            try cpu.watchCode(addresses)
+            if syscallHandler != nil { try cpu.setGuestDebug(wish) }
+        }
     }
 
     /// Whether a breakpoint of the watch was hit and there is nothing to be rewritten: ring 3, or
@@ -67,6 +72,15 @@ extension RunLoop {
         codeWatch?.remove(place)
         try chooseCode(&cpu, Side.isListening, memory: memory)
         return true
+    }
+
+    /// Whether a stop of the guest is one to rewrite the instruction there.
+    @inline(never)
+    func isRewriting<CPU, Side>(
+        _ place: GuestVirtualAddress, _ cpu: borrowing CPU, _ side: inout Side
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & ~Copyable {
+        codeWatch == nil ? try side.nextRewriting() == place : cpu.isWatched(place)
     }
 
     /// A breakpoint of ours was hit: rewrites the instruction. False where the listener had enough.
@@ -94,11 +108,21 @@ extension RunLoop {
         guard let taken = try side.changesToMake(changes), try side.completion(changes ?? taken)
         else { return false }
         for case .memory(let address, let bytes) in taken {
-            do throws(GuestError) { try memory.write(address, bytes[...]) } catch {
-                throw .guest(error)
+            try guest { () throws(GuestError) in
+                noteRewritten(address, try memory.read(address, count: bytes.count), bytes)
+                try memory.write(address, bytes[...])
             }
         }
         return true
+    }
+
+    private mutating func noteRewritten(
+        _ address: GuestPhysicalAddress, _ original: [UInt8], _ replacement: [UInt8]
+    ) {
+        let site = RewrittenSite(
+            address: address, original: original, replacement: replacement)
+        guard !rewrittenSites.contains(site) else { return }
+        rewrittenSites.append(site)
     }
 
     /// The bytes that take the place of an instruction, in pieces where it crosses pages; nil where

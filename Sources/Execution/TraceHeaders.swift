@@ -5,6 +5,9 @@ internal import Machine
 internal import Trace
 
 extension TraceHeader {
+    /// The property `interrupts` of a recording with ``StallPolicy/kick``.
+    static let interruptsWhereStalled = "at exits, or in mid-flight where the guest stalls"
+
     /// What a recording knows before its first event.
     init(
         recording: RecordSession.Recording, cpu: Int, configuration: LiveConfiguration,
@@ -32,7 +35,7 @@ extension TraceHeader {
                         configuration.clock == .host
                             ? "at exits, or in mid-flight"
                             : configuration.stall == .kick
-                                ? "at exits, or in mid-flight where the guest stalls" : "at exits"),
+                                ? Self.interruptsWhereStalled : "at exits"),
                     Property("completions", configuration.completesInstructions ? "on" : "off"),
                     Property(MSRFilterProperty.key, MSRFilterProperty.text(msrFilter)),
                 ] + devices.properties.map { Property($0.key, $0.value) } + rewriting.properties),

@@ -51,11 +51,12 @@ struct CPUCore: ~Copyable {
         }
     }
 
-    /// See ``SettledCPU/setGuestDebug(_:)``.
+    /// KVM_SET_GUEST_DEBUG.
     func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
         var registers: InlineArray<8, UInt64> = debug.debugRegisters
         let number = descriptor.number
         let control = debug.control
+        // SAFETY: the kernel reads eight words.
         let result = unsafe withUnsafeBytes(of: &registers) { bytes -> Int in
             guard let base = bytes.baseAddress else { return 0 }
             return unsafe ckvm_set_guest_debug(

@@ -20,6 +20,10 @@ public enum HostThread {
     /// CLOCK_MONOTONIC in nanoseconds.
     public static func monotonicNanoseconds() -> UInt64 { ckvm_monotonic_nanoseconds() }
 
+    /// What the calling thread has run, guest included, in nanoseconds (CLOCK_THREAD_CPUTIME_ID):
+    /// unlike the time of day it stands still while others have the CPU.
+    public static func ownNanoseconds() -> UInt64 { ckvm_thread_nanoseconds() }
+
     /// As many CPUs as glibc's cpu_set_t holds.
     static let cpuLimit = 1024
 

@@ -323,13 +323,6 @@ public struct PendingCPU: ~Copyable {
         core.synchronised.union(core.fetched).contains(.general)
     }
 
-    /// Stops the guest for us (KVM_SET_GUEST_DEBUG), breakpoints only: that touches no register, and
-    /// so may be done while an IN is pending, unlike single-step, which sets a flag.
-    public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
-        precondition(!debug.singleStep, "a vCPU is stepped that is not settled")
-        try core.setGuestDebug(debug)
-    }
-
     /// Puts the interrupt descriptor table out of force, or back (KVM_SET_SREGS, its limit alone).
     ///
     /// Allowed while an access waits for its answer: what finishes the access reads none of these
@@ -347,6 +340,31 @@ public struct PendingCPU: ~Copyable {
         // SAFETY: the page has room for the registers, and shows those of the last exit.
         unsafe core.page.systemRegisters.pointee.idt.limit = limit
         return before
+    }
+
+    /// The guest's DR6 (KVM_GET_DEBUGREGS).
+    public func debugStatus() throws(KVMError) -> UInt64 { try debugRegisters().dr6 }
+
+    /// Writes the guest's DR6 (KVM_SET_DEBUGREGS), also while an access waits for its answer: the
+    /// request touches no other kind of register.
+    public mutating func setDebugStatus(_ value: UInt64) throws(KVMError) {
+        var registers = try debugRegisters()
+        registers.dr6 = value
+        try KVMError.check(
+            unsafe ckvm_set_debugregs(core.descriptor.number, &registers), "KVM_SET_DEBUGREGS")
+    }
+
+    private func debugRegisters() throws(KVMError) -> DebugRegisters {
+        var value = DebugRegisters()
+        try KVMError.check(
+            unsafe ckvm_get_debugregs(core.descriptor.number, &value), "KVM_GET_DEBUGREGS")
+        return value
+    }
+
+    /// As ``SettledCPU/setGuestDebug(_:)``, also while an access waits for its answer: the request
+    /// changes no register that finishes it.
+    public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {
+        try core.setGuestDebug(debug)
     }
 
     /// Asks for an ``Exit/irqWindowOpen`` as soon as the guest can take an interrupt.

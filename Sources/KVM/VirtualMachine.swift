@@ -26,6 +26,15 @@ public struct VirtualMachine: ~Copyable {
         self.runPageBytes = runPageBytes
     }
 
+    /// A further handle on the same machine (dup), which knows the slots there are now.
+    public func duplicate() throws(KVMError) -> VirtualMachine {
+        var copy = VirtualMachine(
+            try FileDescriptor(ckvm_duplicate(descriptor.number), "dup"),
+            runPageBytes: runPageBytes)
+        copy.slotPages = slotPages
+        return copy
+    }
+
     /// The value of a capability for this VM (KVM_CHECK_EXTENSION on the VM).
     public func check(_ capability: Capability) -> Int {
         max(0, ckvm_check_extension(descriptor.number, UInt(capability.rawValue)))

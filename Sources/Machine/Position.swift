@@ -7,7 +7,9 @@
 public struct Position: Hashable, Sendable {
     /// How many exits have been made: one more than the number of the last one.
     public var exitCount: UInt64
-    /// Instructions executed since; one REP counts as one.
+    /// Instructions executed since. Where the host counts them, as it does: KVM's emulator counts a
+    /// REP once for each 1,024 iterations that it begins and once when it ends, and an instruction that
+    /// faults. Elsewhere by single steps, a REP being one. A machine never rests inside of either.
     public var instructions: UInt64
 
     /// Makes a position.

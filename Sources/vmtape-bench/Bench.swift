@@ -19,8 +19,10 @@ struct Bench: ~Copyable {
     func path(_ name: String) -> String { "\(options.directory)/\(name).vmtape" }
 
     func run() throws -> [Figure] {
+        if options.isTravelOnly { return try travel() }
         var figures = try loops()
         if options.isLoopsOnly { return figures }
+        figures += try travel()
         figures += try encoding()
         figures += try recordings()
         figures += try tboot()

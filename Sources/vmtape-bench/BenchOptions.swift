@@ -19,6 +19,8 @@ struct BenchOptions {
 
     /// Measures the loops alone.
     var isLoopsOnly = false
+    /// Measures travelling alone.
+    var isTravelOnly = false
     private var passes: Int?
     private var rounds: Int?
 
@@ -46,6 +48,7 @@ struct BenchOptions {
             case "--quick": isQuick = true
             case "--json": isJSON = true
             case "--loops": isLoopsOnly = true
+            case "--travel": isTravelOnly = true
             case "--passes": passes = Int(value).map { max(1, $0) }
             case "--rounds": rounds = Int(value).map { min(max(1, $0), 100_000_000) }
             case "--child-rounds": childRounds = Int(value)

@@ -57,6 +57,12 @@ struct Seeds {
                 contents(of: "\(samples)/\(name)").map { (name, [0] + $0) }
             }
             return guests + [("map", [1] + Array(Self.map.utf8))]
+        case .debugger:
+            return [
+                ("lines", [1] + Array(Self.packets.utf8)),
+                ("writable", [7] + Array(Self.packets.utf8)),
+                ("bytes", [0] + Array(Self.stream.utf8)),
+            ]
         }
     }
 
@@ -72,6 +78,49 @@ struct Seeds {
         ffffffff81000000 D jiffies [module]
 
         """
+    /// A packet of each family.
+    private static let packets = """
+        qSupported:swbreak+;hwbreak+;error-message+
+        !
+        qXfer:features:read:target.xml:0,ffb
+        qXfer:memory-map:read::0,100
+        qXfer:exec-file:read::0,100
+        vFile:open:2f6775657374,0,0
+        vFile:pread:3,4000,10
+        vFile:fstat:3
+        qfThreadInfo
+        qThreadExtraInfo,2
+        Hg2
+        Hc-1
+        T1
+        ?
+        g
+        p10
+        P0=0102030405060708
+        m0,10
+        xfffffffffffff000,20
+        Mfffffffffffff000,2:abcd
+        X0,4:}]#$*
+        Qqemu.PhyMemMode:1
+        Z0,1000,1
+        Z2,2000,8
+        z0,1000,1
+        vCont;s:1;c
+        vCont;r1000,1010:2
+        bs
+        bc
+        C05
+        qRcmd,676f746f2031372b34
+        qRcmd,6c6173742d777269746520307831303030
+        qRcmd,6578697473203520
+        vKill;1
+        vRun;
+        D
+
+        """
+    /// Good and bad frames.
+    private static let stream =
+        "+$g#67-$m0,4#fd+$QStartNoAckMode#b0$0* #7a$X0,1:}\u{3}#00\u{3}$c#63\u{3}$m0$?#3f$k#6b"
     /// A multiboot header with addresses (an a.out-kludge), and an instruction.
     private static let multiboot: [UInt8] = {
         let words: [UInt32] = [

@@ -12,6 +12,8 @@ enum Target: String, CaseIterable {
     case filter
     /// Symbol files: ELF with DWARF, and maps.
     case symbols
+    /// A debugger's side of the GDB remote protocol.
+    case debugger
 
     /// Runs the code under test on one input. It must return: no trap, no hang.
     func run(_ input: [UInt8]) {
@@ -21,6 +23,7 @@ enum Target: String, CaseIterable {
         case .image: ImageTarget.run(input)
         case .filter: FilterTarget.run(input)
         case .symbols: SymbolsTarget.run(input)
+        case .debugger: DebuggerTarget.run(input)
         }
     }
 

@@ -24,7 +24,7 @@ struct CheckpointTests {
         let path = directory.file("guest.vmtape")
         _ = try guest.record(host, to: path)
         let reader = try TraceReader(path: path)
-        for share in [0, 1, 3, 7] as [UInt64] {
+        for share in [0, 5] as [UInt64] {
             try roundTrip(host, reader, at: reader.exitCount * share / 8)
         }
     }
@@ -52,7 +52,7 @@ struct CheckpointTests {
         let before = try standing(&machine, &digest)
         #expect(before.memory == machine.memory.digest().digest)
 
-        let ends = try [0, 1, 2].map { round in
+        let ends = try [0, 1].map { round in
             let outcome = try machine.run(&loop, &tape)
             #expect(tape.mismatch == nil, "round \(round)")
             guard case .ended = outcome else {

@@ -125,7 +125,8 @@ import Trace
         let words = stack.flatMap { word in (0..<4).map { UInt8(word >> ($0 * 8) & 0xFF) } }
         try memory.write(GuestPhysicalAddress(0x8000), words[...])
         return CodeReach(
-            from: Self.registers(), system: Self.system, memory: memory, wanted: Set(wanted.map { base + $0 })
+            from: Self.registers(), system: Self.system, memory: memory,
+            wanted: Set(wanted.map { base + $0 })
         ).distances
     }
 
@@ -163,7 +164,9 @@ import Trace
         watch.remove(GuestVirtualAddress(Self.base))
         #expect(!watch.isCurrent(rip: Self.base, codeBase: 0))
         #expect(
-            watch.choose(Self.registers(), Self.system, memory: memory)?.map(\.rawValue) == [Self.base + 22])
+            watch.choose(Self.registers(), Self.system, memory: memory)?.map(\.rawValue) == [
+                Self.base + 22
+            ])
     }
 
     @Test func `of many, those stand that the code leads to`() throws {

@@ -123,4 +123,31 @@ struct FirstExecutionTests {
         #expect(try told().places.isEmpty)
         #expect(try told().trapped == 0)
     }
+
+    @Test func `standing anywhere in such a run, forward and back`() throws {
+        // Six times: in al, 0x61; mov bl, al; rdtsc; mov al, bl; out 0x80, al.
+        let round: [UInt8] = [0xE4, 0x61, 0x88, 0xC3, 0x0F, 0x31, 0x88, 0xD8, 0xE6, 0x80]
+        let rounds: [UInt8] = Array(repeating: round, count: 6).flatMap { $0 }
+        let code = rounds + [0xF4]
+        let told = try recordAndReplay(code)
+        #expect(told.places.count == 6)
+        let host = try Host()
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: path))
+        #expect(try machine.seekEnd().word == "end")
+        let end = try Sight(&machine)
+        #expect(end.memory == (try machine.reader.end()?.event.memory))
+        // Readers see what the guest was.
+        #expect(machine.memory(at: GuestPhysicalAddress(0x1000), count: code.count) == code)
+        #expect(try machine.seek(to: .begin).word == "arrived")
+        var sights = [try Sight(&machine)]
+        while try machine.step().word == "arrived" { sights.append(try Sight(&machine)) }
+        #expect(sights.count > 24)
+        for exit in [3, 9, 17, 5] as [UInt64] {
+            #expect(try machine.seek(to: Position(exitCount: exit)).word == "arrived")
+            let sight = try Sight(&machine)
+            #expect(sights.contains(sight), "\(sight.position)")
+            #expect(try machine.reverseStep(3).word == "arrived")
+            #expect(sights.contains(try Sight(&machine)), "3 before \(sight.position)")
+        }
+    }
 }

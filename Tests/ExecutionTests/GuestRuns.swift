@@ -61,6 +61,7 @@ struct TestGuest: CustomTestStringConvertible, Sendable {
             TestGuest("string-io"),
             TestGuest("gaps", prints: "gaps: all as expected"),
             TestGuest("ring3"),
+            TestGuest("syscall", prints: "302 calls, "),
             TestGuest("triple-fault", reason: .shutdown, prints: "round 31"),
             TestGuest("poll", "500"),
             TestGuest("slow", "4 2000"),

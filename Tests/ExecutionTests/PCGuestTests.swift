@@ -46,6 +46,21 @@ struct PCGuestTests {
         #expect(try tape.replay(host) == .identical)
     }
 
+    /// By itself; with faults between the interrupts; with exits; with both.
+    @Test(arguments: 0..<4)
+    func `interrupts in mid-flight in ring 3 are found again`(mode: Int) throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", "60 \(mode)").record(host, .host)
+        #expect(tape.outcome.report.ending == Ending(.halted))
+        let counts = tape.outcome.report.midFlight
+        if mode < 2 {
+            #expect(counts.landmarks >= 50)
+            // A few find the guest in a handler, where it computes for long.
+            #expect(counts.landmarksInRing3 >= 30)
+        }
+        #expect(try tape.replay(host) == .identical)
+    }
+
     // MARK: What the guests say
 
     @Test(arguments: [ClockKind.host, virtual])

@@ -44,7 +44,7 @@ struct TravelStopTests {
         return found
     }
 
-    @Test(arguments: ["add", "swift-kernel", "triple-fault", "ring3", "timer", "preempted"])
+    @Test(arguments: ["add", "triple-fault", "ring3", "timer", "preempted"])
     func `the same breakpoints are hit in both directions`(_ name: String) throws {
         let host = try Host()
         let trip = try Trip(host, name)

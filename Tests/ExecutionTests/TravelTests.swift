@@ -115,7 +115,7 @@ struct TravelTests {
         var machine = try trip.machine(host, options)
         #expect(try machine.seekEnd().word == "end")
         var random = Random(state: 0xD1CE)
-        for round in 0..<20 {
+        for round in 0..<15 {
             let exit = UInt64.random(in: 0..<machine.reader.exitCount, using: &random)
             let ahead = UInt64.random(in: 0..<3000, using: &random)
             let steps = UInt64.random(in: 1...40, using: &random)
@@ -136,5 +136,81 @@ struct TravelTests {
                 again == sight,
                 "round \(round): \(sight.position) back \(steps) to \(low), \(forward.word)")
         }
+    }
+
+    @Test(arguments: ["swift-kernel", "preempted"])
+    func `memory stays under its cap, and places stay the same`(_ name: String) throws {
+        let host = try Host()
+        let trip = try Trip(host, name)
+        var free = try trip.machine(host)
+        #expect(try free.seekEnd().word == "end")
+        let loaded = try trip.machine(host).keyframeSummary.byteCount
+        var options = TravelOptions()
+        options.keyframeSpacing = 1_000
+        options.keyframeBytes = loaded + 60_000
+        var machine = try trip.machine(host, options)
+        #expect(try machine.seekEnd().word == "end")
+        let summary = machine.keyframeSummary
+        #expect(summary.byteCount <= options.keyframeBytes)
+        #expect(summary.count > 1)
+        var random = Random(state: 0xCA9)
+        for _ in 0..<12 {
+            let target = Position(
+                exitCount: .random(in: 0..<machine.reader.exitCount, using: &random),
+                instructions: .random(in: 0..<500, using: &random))
+            _ = try machine.seek(to: target)
+            _ = try free.seek(to: target)
+            #expect(try Sight(&machine) == Sight(&free), "\(target)")
+            _ = try machine.reverseStep()
+            _ = try free.reverseStep()
+            #expect(try Sight(&machine) == Sight(&free), "before \(target)")
+        }
+        #expect(machine.keyframeSummary.byteCount <= options.keyframeBytes)
+        #expect(machine.keyframeSummary.spacingNanoseconds > 1_000)
+    }
+
+    @Test(arguments: ["add", "poll", "ring3", "timer"])
+    func `without a counter, steps count instructions`(_ name: String) throws {
+        let host = try Host()
+        let trip = try Trip(host, name)
+        var options = TravelOptions()
+        options.usesCounter = false
+        var machine = try trip.machine(host, options)
+        #expect(try machine.seekEnd().word == "end")
+        let end = try Sight(&machine)
+        #expect(end.memory == (try machine.reader.end()?.event.memory))
+        var random = Random(state: 0x5EED)
+        for _ in 0..<6 {
+            let target = Position(
+                exitCount: .random(in: 0..<machine.reader.exitCount, using: &random),
+                instructions: .random(in: 0..<20, using: &random))
+            _ = try machine.seek(to: target)
+            let sight = try Sight(&machine)
+            let back = try machine.reverseStep(7)
+            guard case .arrived = back else { continue }
+            #expect(machine.position < sight.position)
+            _ = try machine.step(7)
+            #expect(try Sight(&machine) == sight, "\(target)")
+        }
+        #expect(try machine.seekEnd().word == "end")
+        #expect(try Sight(&machine) == end)
+    }
+
+    @Test func `an interruption stops a long way, and the way goes on`() throws {
+        let host = try Host()
+        let trip = try Trip(host, "swift-kernel")
+        var machine = try trip.machine(host)
+        var looks = 0
+        let stop = try machine.seekEnd {
+            looks += 1
+            return looks == 3
+        }
+        #expect(stop.word == "interrupted")
+        #expect(machine.ending == nil)
+        #expect(machine.position > .begin)
+        let sight = try Sight(&machine)
+        #expect(try machine.seekEnd().word == "end")
+        _ = try machine.seek(to: sight.position)
+        #expect(try Sight(&machine) == sight)
     }
 }

@@ -4,12 +4,14 @@ import Testing
 @testable import GDBRemote
 
 @Suite struct RegisterTests {
+    private let layout = RegisterLayout.x86_64
+
     private func number(_ name: String) -> Int {
-        RegisterLayout.registers.firstIndex { $0.name == name } ?? -1
+        layout.registers.firstIndex { $0.name == name } ?? -1
     }
 
     private func value(_ name: String, _ registers: TargetRegisters) throws -> UInt64 {
-        let register = RegisterLayout.registers[number(name)]
+        let register = layout.registers[number(name)]
         let bytes = try #require(RegisterCoding.bytes(of: register, in: registers))
         return bytes.prefix(8).reversed().reduce(0) { $0 << 8 | UInt64($1) }
     }
@@ -17,7 +19,7 @@ import Testing
     private func set(
         _ name: String, _ value: UInt64, _ registers: inout TargetRegisters
     ) throws {
-        let register = RegisterLayout.registers[number(name)]
+        let register = layout.registers[number(name)]
         let bytes = (0..<register.size).map {
             $0 < 8 ? UInt8(truncatingIfNeeded: value >> UInt64($0 * 8)) : 0
         }
@@ -55,10 +57,28 @@ import Testing
         ]
         for (name, number) in expected { #expect(self.number(name) == number, "\(name)") }
         #expect(
-            RegisterLayout.expedited.map { RegisterLayout.registers[$0].name } == [
+            layout.expedited.map { layout.registers[$0].name } == [
                 "rbp", "rsp", "rip",
             ])
-        #expect(Set(RegisterLayout.registers.map(\.name)).count == RegisterLayout.registers.count)
+        #expect(Set(layout.registers.map(\.name)).count == layout.registers.count)
+    }
+
+    @Test func numbersOf32BitGuestsAreTheOnesOfTheFeatures() throws {
+        let names = RegisterLayout.i386.registers.map(\.name)
+        #expect(
+            names.prefix(16) == [
+                "eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi", "eip", "eflags", "cs", "ss",
+                "ds", "es", "fs", "gs",
+            ])
+        #expect(names.firstIndex(of: "st0") == 16)
+        #expect(names.firstIndex(of: "xmm0") == 32)
+        #expect(names.firstIndex(of: "mxcsr") == 40)
+        #expect(!names.contains("xmm8") && !names.contains("k_gs_base"))
+        #expect(Set(names).count == names.count)
+        let registers = try complete()
+        let text = RegisterCoding.allAsText(registers, .i386)
+        #expect(text.count == 2 * RegisterLayout.i386.size)
+        #expect(String(decoding: text.prefix(16), as: UTF8.self) == "0700000007000000")
     }
 
     @Test func showsEachRegister() throws {
@@ -105,8 +125,8 @@ import Testing
 
     @Test func unknownRegistersAreUnavailable() throws {
         let registers = TargetRegisters(general: GeneralRegisters())
-        let text = String(decoding: RegisterCoding.allAsText(registers), as: UTF8.self)
-        #expect(text.utf8.count == RegisterCoding.size * 2)
+        let text = String(decoding: RegisterCoding.allAsText(registers, layout), as: UTF8.self)
+        #expect(text.utf8.count == layout.size * 2)
         #expect(text.hasPrefix(String(repeating: "0", count: 17 * 16 + 8) + "xxxxxxxx"))
     }
 
@@ -117,7 +137,7 @@ import Testing
             "cr8", "efer", "st3", "fctrl", "mxcsr", "xmm15",
         ]
         for name in names {
-            let width = RegisterLayout.registers[number(name)].size
+            let width = layout.registers[number(name)].size
             let new: UInt64 = width == 8 ? 0x1234_5678_9ABC_DEF0 : 0x1A2B
             try set(name, new, &registers)
             #expect(try value(name, registers) == new, "\(name)")
@@ -132,12 +152,13 @@ import Testing
 
     @Test func settingAllSetsWhatDiffers() throws {
         var registers = try complete()
-        let text = RegisterCoding.allAsText(registers)
+        let text = RegisterCoding.allAsText(registers, layout)
         var bytes = try #require(HexText.bytes(text[...]))
-        try RegisterCoding.setAll(bytes, in: &registers)
-        #expect(RegisterCoding.allAsText(registers) == text, "nothing changed, nothing refused")
+        try RegisterCoding.setAll(bytes, in: &registers, layout)
+        #expect(
+            RegisterCoding.allAsText(registers, layout) == text, "nothing changed, nothing refused")
         bytes[8] = 0xEE
-        try RegisterCoding.setAll(bytes, in: &registers)
+        try RegisterCoding.setAll(bytes, in: &registers, layout)
         #expect(registers.general[.rbx] == 1 << 40 | 0xEE)
     }
 

@@ -34,7 +34,11 @@ import Testing
         fourth.say("k")
         try fourth.expectEnd()
         #expect(try server.endings() == [.detached, .disconnected, .disconnected, .killed])
-        #expect(server.positions == [1, 2, 3, 3], "the machine stays where it is")
+        let positions = server.positions
+        #expect(positions.prefix(2) == [1, 2], "the machine stays where it is")
+        // The third was gone before or after its step.
+        #expect(positions[2] == 2 || positions[2] == 3)
+        #expect(positions[3] == positions[2])
         #expect(server.breakpointCounts == [0, 0, 0, 0])
     }
 

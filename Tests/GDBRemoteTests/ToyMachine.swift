@@ -10,12 +10,18 @@ struct ToyMachine: DebugTarget, ~Copyable {
     var breakpoints: Set<Breakpoint> = []
     var isWritable = false
     var executable: DebugExecutable? = DebugExecutable(name: "toy", bytes: ToyProgram.elf)
+    var architecture: DebugArchitecture?
     /// Registers that a test sets and the CPU does not have.
     var system: SystemRegisters?
     var floatingPoint: FloatingPointState?
     var kernelGSBase: UInt64?
+    private var segmentBase: UInt64 = 0
+    /// Raised while the machine spins.
+    var running: InterruptFlag?
     /// What `resume` throws next.
     var failure: DebugError?
+    /// What `insert` throws.
+    var refusal: DebugError?
     /// What the next stop says beside its reason.
     var note = ""
     /// What was asked with `monitor`.
@@ -33,6 +39,9 @@ struct ToyMachine: DebugTarget, ~Copyable {
         }
     }
 
+    /// Makes RIP an offset in a segment: the code stays where it is.
+    mutating func moves(by base: UInt64) { segmentBase = base }
+
     var position: Position { Position(exitCount: 0, instructions: UInt64(now)) }
     var cpu: ToyCPU { moments[now] }
 
@@ -40,8 +49,10 @@ struct ToyMachine: DebugTarget, ~Copyable {
     let currentThread: DebugThread.ID = 1
 
     func registers(of thread: DebugThread.ID) throws(DebugError) -> TargetRegisters {
-        TargetRegisters(
-            general: cpu.registers, system: system, kernelGSBase: kernelGSBase,
+        var general = cpu.registers
+        general.rip &-= segmentBase
+        return TargetRegisters(
+            general: general, system: system, kernelGSBase: kernelGSBase,
             floatingPoint: floatingPoint)
     }
 
@@ -77,6 +88,7 @@ struct ToyMachine: DebugTarget, ~Copyable {
     }
 
     mutating func insert(_ breakpoint: Breakpoint) throws(DebugError) {
+        if let refusal { throw refusal }
         precondition(breakpoints.insert(breakpoint).inserted, "there already")
     }
 
@@ -94,6 +106,7 @@ struct ToyMachine: DebugTarget, ~Copyable {
             throw failure
         }
         if isSpinning, action == .continue || action == .reverseContinue {
+            running?.raise()
             while !interrupt.isRaised {}
             return StopEvent(.interrupted, thread: thread, note: note)
         }
@@ -132,11 +145,9 @@ struct ToyMachine: DebugTarget, ~Copyable {
                 breakpoint.kind != .read ? after.lastWrite : nil,
                 breakpoint.kind != .write ? after.lastRead : nil,
             ].compactMap { $0 }
-            for address in touched
-            where address < breakpoint.address + breakpoint.length
-                && breakpoint.address < address + 8
-            {
-                return .watchpoint(breakpoint.kind, address: max(address, breakpoint.address))
+            for start in touched {
+                guard let address = breakpoint.firstShared(with: start, count: 8) else { continue }
+                return .watchpoint(breakpoint.kind, address: address)
             }
         }
         return nil

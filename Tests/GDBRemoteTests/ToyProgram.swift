@@ -97,4 +97,38 @@ enum ToyProgram {
         file += section(23, 3, 0, 0, sectionNamesAt, sectionNames.count)
         return file
     }()
+
+    /// The same as a 32-bit file, for a debugger that takes the CPU for an i386.
+    static let elf32: [UInt8] = {
+        func number(_ value: UInt64, _ count: Int) -> [UInt8] {
+            (0..<count).map { UInt8(truncatingIfNeeded: value >> UInt64($0 * 8)) }
+        }
+        func words(_ values: UInt64...) -> [UInt8] { values.flatMap { number($0, 4) } }
+        func symbol(_ name: UInt64, _ at: UInt64, _ size: UInt64) -> [UInt8] {
+            words(name, at, size) + [0x12, 0, 1, 0]
+        }
+        let names = Array("\0_start\0bump\0".utf8)
+        let symbols =
+            [UInt8](repeating: 0, count: 16) + symbol(1, start, 5) + symbol(8, bump, 26)
+        let sectionNames = Array("\0.text\0.symtab\0.strtab\0.shstrtab\0".utf8)
+        let codeAt: UInt64 = 0x1000
+        let symbolsAt = codeAt + UInt64(code.count)
+        let namesAt = symbolsAt + UInt64(symbols.count)
+        let sectionNamesAt = namesAt + UInt64(names.count)
+        let sectionsAt = sectionNamesAt + UInt64(sectionNames.count)
+        var file: [UInt8] = [0x7F, 0x45, 0x4C, 0x46, 1, 1, 1] + number(0, 9)
+        file += number(2, 2) + number(3, 2) + words(1, start, 52, sectionsAt, 0)
+        file += number(52, 2) + number(32, 2) + number(1, 2)
+        file += number(40, 2) + number(5, 2) + number(4, 2)
+        let size = UInt64(code.count)
+        file += words(1, codeAt, codeBase, codeBase, size, size, 5, 0x1000)
+        file += [UInt8](repeating: 0, count: Int(codeAt) - file.count)
+        file += code + symbols + names + sectionNames
+        file += words(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        file += words(1, 1, 6, codeBase, codeAt, size, 0, 0, 1, 0)
+        file += words(7, 2, 0, 0, symbolsAt, UInt64(symbols.count), 3, 1, 4, 16)
+        file += words(15, 3, 0, 0, namesAt, UInt64(names.count), 0, 0, 1, 0)
+        file += words(23, 3, 0, 0, sectionNamesAt, UInt64(sectionNames.count), 0, 0, 1, 0)
+        return file
+    }()
 }

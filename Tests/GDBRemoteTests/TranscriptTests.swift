@@ -204,6 +204,17 @@ import Testing
         #expect(talk.say("qC").isEmpty, "nothing after the end")
     }
 
+    @Test func saysWhyABreakpointIsRefused() {
+        var talk = Talk()
+        talk.machine.refusal = DebugError("not mapped here")
+        #expect(talk.ask("Z2,1000,8") == "E.not mapped here")
+        #expect(talk.ask("Z2,1000,8") == "E.not mapped here")
+        #expect(talk.ask("z2,1000,8") == "OK")
+        #expect(consoleText(talk.say("s")) == "The watchpoint at 0x1000: not mapped here\n")
+        talk.machine.refusal = nil
+        #expect(talk.ask("Z2,1000,8") == "OK")
+    }
+
     @Test func listsThreads() {
         var talk = Talk()
         #expect(talk.ask("qC") == "QC1")
@@ -239,6 +250,46 @@ import Testing
         let map = talk.ask("qXfer:memory-map:read::0,1000")
         #expect(map.contains("<memory type=\"ram\" start=\"0x0\" length=\"0x8000000000000000\"/>"))
         #expect(talk.ask("qXfer:exec-file:read::0,100") == "l/toy")
+    }
+
+    @Test func describesTheCPUThatTheProgramIsFor() {
+        let question = "qXfer:features:read:target.xml:0,4000"
+        var talk = Talk()
+        #expect(talk.ask(question).contains("<architecture>i386:x86-64</architecture>"))
+        var machine = ToyMachine()
+        machine.executable = DebugExecutable(name: "toy32", bytes: ToyProgram.elf32)
+        var other = Talk(machine)
+        #expect(other.ask(question).contains("<architecture>i386</architecture>"))
+        #expect(other.ask("p8") == "00004000", "eip")
+        #expect(other.ask("?") == "T05thread:1;05:00000000;04:f00f5000;08:00004000;")
+        other.machine.executable = nil
+        #expect(other.ask(question).contains("<architecture>i386</architecture>"), "for good")
+    }
+
+    @Test(arguments: [
+        (CPUMode.real, "i8086"), (.protected16, "i8086"), (.protected32, "i386"),
+        (.compatibility, "i386:x86-64"), (.long, "i386:x86-64"),
+    ])
+    func describesTheCPUInItsMode(mode: CPUMode, name: String) {
+        var machine = ToyMachine()
+        machine.executable = nil
+        machine.system = Self.system(in: mode)
+        var talk = Talk(machine)
+        let answer = talk.ask("qXfer:features:read:target.xml:0,4000")
+        #expect(answer.contains("<architecture>\(name)</architecture>"))
+        // Told once, where registers are cut.
+        talk.machine.system = Self.system(in: .long)
+        let isNarrow = name != "i386:x86-64"
+        #expect(consoleText(talk.say("s")).contains("long mode") == isNarrow)
+        #expect(talk.say("s").count == 1)
+    }
+
+    private static func system(in mode: CPUMode) -> SystemRegisters {
+        var system = SystemRegisters()
+        system[.cr0] = mode == .real ? 0 : 1
+        system[.efer] = mode == .long || mode == .compatibility ? 1 << 10 : 0
+        system[.cs] = Segment(db: mode == .protected32, l: mode == .long)
+        return system
     }
 
     @Test func sendsTheProgram() {

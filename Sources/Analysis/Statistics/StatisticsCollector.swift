@@ -47,7 +47,8 @@ public struct StatisticsCollector {
         states = Array(repeating: nil, count: 256)
         result = Statistics(
             options: options, rows: [], exitCount: 0, guestNanoseconds: 0, vmmNanoseconds: 0,
-            answerCount: 0, completionCount: 0, rewrittenCount: 0, rewritingCount: 0, interruptions: [],
+            answerCount: 0, completionCount: 0, rewrittenCount: 0, rewritingCount: 0,
+            interruptions: [],
             deviceWriteCount: 0, deviceWriteBytes: 0, unclaimed: [], unclaimedElsewhere: 0,
             damages: [])
     }

@@ -92,6 +92,9 @@ static inline long ckvm_open(const char *_Nonnull path) {
 }
 
 static inline void ckvm_close(int fd) { close(fd); }
+static inline long ckvm_duplicate(int fd) {
+    return ckvm_result(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+}
 
 static inline void *_Nullable ckvm_map_run_page(int fd, size_t bytes, long *_Nonnull error) {
     void *page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -380,6 +383,7 @@ long ckvm_current_cpu(void);
 // Host CPUID of the calling thread's CPU.
 void ckvm_host_cpuid(uint32_t function, uint32_t index, uint32_t *_Nonnull four);
 uint64_t ckvm_monotonic_nanoseconds(void);
+uint64_t ckvm_thread_nanoseconds(void);
 
 static inline uint64_t ckvm_rdtsc(void) { return __builtin_ia32_rdtsc(); }
 

@@ -59,22 +59,9 @@ extension TimeMachine {
     mutating func go(
         to target: Position, isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival {
-        defer { caution = 1 }
-        var tries = 0
-        while true {
-            try start(towards: target)
-            if position == target, ending == nil { return .reached }
-            let arrival = try forward(Course(limit: target), isInterrupted: isInterrupted)
-            switch arrival {
-            case .overshot where tries < 4:
-                tries += 1
-                caution *= 8
-                try restore(keyframes.index(atOrBefore: target))
-            case .overshot:
-                throw .kvm(.malformed("a guest that runs faster than it can be stopped"))
-            default: return arrival
-            }
-        }
+        try start(towards: target)
+        if position == target, ending == nil { return .reached }
+        return try forward(Course(limit: target), isInterrupted: isInterrupted)
     }
 
     /// Takes the best place known from which forward leads to a position: where the machine stands, or

@@ -25,7 +25,13 @@ extension TimeMachine {
         if let recorded {
             let count = spanStart &+ (try ticks())
             // A counter of nonsense is as far away as it says, and never reached.
-            if count < recorded { return .ahead(recorded - spanStart) }
+            if count < recorded {
+                if recorded - count > Self.ring3Margin || !mayBeInRing3(registers, landmark) {
+                    return .ahead(recorded - spanStart)
+                }
+                return try reachRing3(landmark)
+            }
+            if mayBeInRing3(registers, landmark) { return try reachRing3(landmark) }
             guard count == recorded else {
                 return miss(landmark, "the guest ran past it", registers, hits: 0)
             }
@@ -69,6 +75,43 @@ extension TimeMachine {
             &tape, natural: nil, canWake: false, memory: machine.memory)
         return .injected(
             try outcome.map { outcome throws(ExecutionError) in
+                try conclude(outcome)
+            })
+    }
+
+    /// Before the way into ring 3, where nothing counts, is left to the loop's own search.
+    private static let ring3Margin: UInt64 = 64
+
+    /// Whether ring 3 can stand at a landmark, and this host does not stop it there.
+    private func mayBeInRing3(_ registers: GeneralRegisters, _ landmark: Landmark) -> Bool {
+        // SAFETY: the page's registers do not change before the next run.
+        let system = unsafe machine.cpu.systemRegistersPointer.pointee
+        let address = PageWalk.linearRIP(landmark.registers.rip, system: system)
+        return loop.usesRing3Stops
+            && Ring3Stops.place(address.rawValue, system: system, memory: machine.memory) != nil
+    }
+
+    /// Finds a landmark in ring 3 as a replay does. Nothing stops the guest on the way.
+    private mutating func reachRing3(_ landmark: Landmark) throws(ExecutionError) -> Injection {
+        if armed != .off {
+            try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
+            armed = .off
+        }
+        standing = .afterKick
+        let outcome = try loop.reachOne(
+            landmark, &machine.cpu, &tape, memory: machine.memory)
+        if let outcome {
+            guard tape.miss == nil else {
+                var divergence = ReplayDivergence(place: .exit, exitNumber: loop.exitCount)
+                divergence.causes = tape.miss?.lines ?? []
+                self.divergence = divergence
+                return .missed
+            }
+            return .injected(try conclude(outcome))
+        }
+        let last = try loop.outcome(&tape, natural: nil, canWake: false, memory: machine.memory)
+        return .injected(
+            try last.map { outcome throws(ExecutionError) in
                 try conclude(outcome)
             })
     }

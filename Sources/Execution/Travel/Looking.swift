@@ -76,7 +76,7 @@ extension TimeMachine {
     /// Puts original bytes where rewritten instructions stand.
     private func showOriginals(in bytes: inout [UInt8], at address: UInt64) {
         guard !bytes.isEmpty else { return }
-        for site in reader.header.rewrittenSites {
+        for site in reader.header.rewrittenSites + loop.rewrittenSites {
             let start = site.address.rawValue
             let length = UInt64(site.replacement.count)
             guard start < address &+ UInt64(bytes.count), address < start &+ length,

@@ -70,6 +70,24 @@ extension TimeMachine {
     mutating func forward(
         _ course: Course, isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival {
+        defer { caution = 1 }
+        let start = position
+        for _ in 0..<4 {
+            let arrival = try attempt(course, isInterrupted: isInterrupted)
+            guard case .overshot = arrival else { return arrival }
+            // Again from the beginning, and stepping earlier.
+            caution *= 8
+            try restore(keyframes.index(atOrBefore: start))
+            guard position < start else { continue }
+            let back = try attempt(Course(limit: start), isInterrupted: { false })
+            guard case .reached = back else { break }
+        }
+        throw .kvm(.malformed("a guest that runs faster than it can be stopped"))
+    }
+
+    private mutating func attempt(
+        _ course: Course, isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival {
         if divergence != nil { return .diverged }
         guard ending == nil else { return .historyEnd }
         var journey = Journey(course)
@@ -86,6 +104,7 @@ extension TimeMachine {
         }
         try comeToRest()
         if let before = journey.changedAfter { changedAfter = before }
+        if case .overshot = arrival { return arrival }
         if divergence == nil, ending == nil, try !canRest() {
             // Ring 3, and no end of it: the last keyframe is a place.
             try restore(keyframes.index(atOrBefore: Position(exitCount: loop.exitCount)))
@@ -148,10 +167,11 @@ extension TimeMachine {
                 return try deliver()
             }
         }
-        // How to move.
+        // How to move. An instruction that is rewritten before the next exit stops the guest.
+        let rewriting = try tape.nextRewriting()
         var isStepped =
             journey.wanted != nil || mustMatch || !journey.course.watched.isEmpty
-            || journey.course.stops.count > 4
+            || journey.course.stops.count > (rewriting == nil ? 4 : 3)
         var slice: UInt64?
         if !hasCounter {
             if bound != nil || !journey.course.stops.isEmpty { isStepped = true }
@@ -186,18 +206,19 @@ extension TimeMachine {
         // HLT exits by itself. Stepped, it would stop after it, and KVM's emulator would remember the
         // halt until after the instruction that follows.
         let isHalt = isStepped && standing != .afterKick && isAtHalt
-        let entries = isStepped ? try entriesFromRing3() : nil
-        let debug =
-            isHalt ? .off : entries ?? (isStepped ? Self.singleStep : journey.breakpoints)
+        let instead = isStepped ? try stopInstead() : nil
+        var debug =
+            isHalt ? .off : instead ?? (isStepped ? Self.singleStep : journey.breakpoints)
+        if let rewriting { debug.breakpoints.insert(GuestDebug.Breakpoint(rewriting), at: 0) }
         guard try arm(debug) else {
             // An exit came instead.
             journey.isDelivered = false
             return ending == nil && divergence == nil ? nil : lastArrival
         }
         if isStepped { stopClock() }
-        if !isStepped || entries != nil { try setTimer(slice) }
-        let ran = isStepped && entries == nil ? try runStep() : try run(slice: slice)
-        if entries != nil, case .stopped = ran, try ticks() == 0 { standing = .atEntry }
+        if !isStepped || instead != nil { try setTimer(slice) }
+        let ran = isStepped && instead == nil ? try runStep() : try run(slice: slice)
+        if instead != nil, case .stopped = ran, try ticks() == 0 { standing = .atEntry }
         switch ran {
         case .exit(let arrival):
             journey.isDelivered = false
@@ -217,13 +238,15 @@ extension TimeMachine {
         }
     }
 
-    /// What stops the guest where it leaves ring 3, if it is there and this host cannot step it there
-    /// (it would get a #DB of its own: KVM-FACTS); nil elsewhere.
-    private mutating func entriesFromRing3() throws(ExecutionError) -> GuestDebug? {
+    /// What stops the guest after its next instruction where a single step would not, on hosts that
+    /// do not step ring 3: an IRETQ is one with the instruction after it there, and ring 3 itself would
+    /// get a #DB of its own. Nil: a step does.
+    private mutating func stopInstead() throws(ExecutionError) -> GuestDebug? {
+        guard !stepsRing3 else { return nil }
         // SAFETY: the page's registers do not change before the next run.
-        guard !stepsRing3, unsafe machine.cpu.systemRegistersPointer.pointee.cpl == 3 else {
-            return nil
-        }
+        let isRing3 = unsafe machine.cpu.systemRegistersPointer.pointee.cpl == 3
+        let target = isRing3 || standing == .afterKick ? nil : targetOfReturn
+        guard isRing3 || target != nil else { return nil }
         if standing == .afterKick || standing == .atExit {
             // An event is delivered first, and its handler is stepped.
             let isUnderWay = try kvm { () throws(KVMError) in
@@ -231,11 +254,36 @@ extension TimeMachine {
             }
             if isUnderWay { return nil }
         }
+        if case .ring0(let address) = target {
+            return GuestDebug(breakpoints: [GuestDebug.Breakpoint(address)])
+        }
         let system = machine.currentSystemRegisters
         return GuestDebug(
             breakpoints: Self.vectorsFromRing3.compactMap { vector in
                 handler(of: vector, system).map { GuestDebug.Breakpoint($0) }
             })
+    }
+
+    private enum ReturnTarget {
+        case ring0(GuestVirtualAddress)
+        case ring3
+    }
+
+    /// Where an IRETQ or SYSRETQ of 64-bit code leads that is next; nil where none is.
+    private var targetOfReturn: ReturnTarget? {
+        // SAFETY: the page's registers do not change before the next run.
+        guard unsafe machine.cpu.systemRegistersPointer.pointee.mode == .long,
+            byteOfCode(at: 0) == 0x48
+        else { return nil }
+        if byteOfCode(at: 1) == 0x0F, byteOfCode(at: 2) == 0x07 { return .ring3 }
+        guard byteOfCode(at: 1) == 0xCF else { return nil }
+        let frame = PageWalk.read(
+            GuestVirtualAddress(machine.currentRegisters[.rsp]), count: 16,
+            system: machine.currentSystemRegisters, memory: machine.memory)
+        guard frame.count == 16 else { return nil }
+        if frame[8] & 3 == 3 { return .ring3 }
+        return .ring0(
+            GuestVirtualAddress(frame[..<8].reversed().reduce(0) { $0 << 8 | UInt64($1) }))
     }
 
     /// #PF, #GP, #UD and #DE: what programs do that leave ring 3. Interrupts are injected, which is
@@ -351,7 +399,7 @@ extension TimeMachine {
             if slice != nil { noteSpeed(since: start, instructions: try ticks() &- before) }
             return .kicked
         case .other:
-            if case .debug = loop.other {
+            if case .debug(let stop) = loop.other, try tape.nextRewriting() != stop.pc {
                 standing = .afterStop
                 return .stopped
             }
@@ -487,15 +535,21 @@ extension TimeMachine {
 
     /// Whether a HLT of ring 0 is next (Intel SDM vol. 2, HLT).
     private var isAtHalt: Bool {
+        // SAFETY: the page's registers do not change before the next run.
+        unsafe machine.cpu.systemRegistersPointer.pointee.cpl == 0 && byteOfCode(at: 0) == 0xF4
+    }
+
+    /// A byte of the next instruction; nil where it is not mapped.
+    private func byteOfCode(at offset: UInt64) -> UInt8? {
         // SAFETY: the page's registers do not change before the next run; the host pointer covers
         // the one byte.
-        guard unsafe machine.cpu.systemRegistersPointer.pointee.cpl == 0,
+        guard
             let place = PageWalk.translate(
-                linearRIP, system: unsafe machine.cpu.systemRegistersPointer.pointee,
-                memory: machine.memory),
+                GuestVirtualAddress(linearRIP.rawValue &+ offset),
+                system: unsafe machine.cpu.systemRegistersPointer.pointee, memory: machine.memory),
             let host = unsafe machine.memory.host(place.address, count: 1)
-        else { return false }
-        return unsafe host.load(as: UInt8.self) == 0xF4
+        else { return nil }
+        return unsafe host.load(as: UInt8.self)
     }
 
     private var isInstructionRepeated: Bool {

@@ -30,8 +30,9 @@ extension DebugServer {
     /// executed once it is connected, a line each, as a script.
     public static let gdbCommands = [
         "define hookpost-monitor",
-        "maintenance flush register-cache",
-        "maintenance flush dcache",
+        // Both say that they did it, each time.
+        "pipe maintenance flush register-cache | cat >/dev/null",
+        "pipe maintenance flush dcache | cat >/dev/null",
         "end",
         "monitor hints off",
     ]

@@ -16,9 +16,9 @@ enum RegisterCoding {
     }
 
     /// All registers in the text of a `g` packet: `xx` for bytes that are not known.
-    static func allAsText(_ registers: TargetRegisters) -> [UInt8] {
+    static func allAsText(_ registers: TargetRegisters, _ layout: RegisterLayout) -> [UInt8] {
         var text: [UInt8] = []
-        for register in RegisterLayout.registers {
+        for register in layout.registers {
             text += self.text(of: register, in: registers)
         }
         return text
@@ -130,14 +130,15 @@ enum RegisterCoding {
     ///
     /// - Throws: ``DebugError`` where one of those cannot be written.
     static func setAll(
-        _ bytes: [UInt8], in registers: inout TargetRegisters
+        _ bytes: [UInt8], in registers: inout TargetRegisters, _ layout: RegisterLayout
     ) throws(DebugError) {
-        guard bytes.count == size else {
-            throw DebugError("all registers have \(size) bytes, and \(bytes.count) were given")
+        guard bytes.count == layout.size else {
+            throw DebugError(
+                "all registers have \(layout.size) bytes, and \(bytes.count) were given")
         }
         let before = registers
         var offset = 0
-        for register in RegisterLayout.registers {
+        for register in layout.registers {
             let new = Array(bytes[offset..<offset + register.size])
             offset += register.size
             // Unknown ones came back as zeros, at best.
@@ -145,7 +146,4 @@ enum RegisterCoding {
             try set(register, to: new, in: &registers)
         }
     }
-
-    /// The bytes of all registers together.
-    static let size = RegisterLayout.registers.reduce(0) { $0 + $1.size }
 }

@@ -46,50 +46,109 @@ struct RegisterDescription: Equatable {
     }
 }
 
-/// The registers that gdb sees, in its order (gdb's `features/i386/64bit-core.xml`, `64bit-sse.xml`
-/// and `64bit-segments.xml`; GDB manual, "i386 Features"), and those that only this server has.
-enum RegisterLayout {
+/// The registers that gdb sees, in its order (gdb's `features/i386/*-core.xml`, `*-sse.xml` and
+/// `*-segments.xml`; GDB manual, "i386 Features"), and those that only this server has.
+struct RegisterLayout: Sendable {
     /// A feature of the target description.
-    struct Feature {
+    struct Feature: Sendable {
         var name: String
         /// XML that stands before the registers: types.
         var types: String
         var registers: [RegisterDescription]
     }
 
+    /// The name of the architecture, as BFD has it.
+    let architecture: String
+    /// Whether the debugger is to look for no operating system: it warns where it knows none.
+    var hasNoSystem: Bool { architecture == Self.i8086.architecture }
+    /// Whether registers have 32 bits.
+    var isNarrow: Bool { architecture != Self.x86_64.architecture }
     /// All features, in the order of the register numbers.
-    static let features = [
-        Feature(name: "org.gnu.gdb.i386.core", types: FlagTypes.core, registers: core),
-        Feature(name: "org.gnu.gdb.i386.sse", types: FlagTypes.sse, registers: sse),
+    let features: [Feature]
+    /// All registers; the index is the number.
+    let registers: [RegisterDescription]
+    /// Numbers that stop replies tell the values of: frame, stack and instruction pointer.
+    let expedited: [Int]
+    /// The bytes of all registers together.
+    let size: Int
+
+    private init(architecture: String, features: [Feature], expedited: [Int]) {
+        self.architecture = architecture
+        self.features = features
+        registers = features.flatMap(\.registers)
+        self.expedited = expedited
+        size = registers.reduce(0) { $0 + $1.size }
+    }
+
+    /// The layout of an architecture.
+    static func of(_ architecture: DebugArchitecture) -> RegisterLayout {
+        switch architecture {
+        case .x86_64: x86_64
+        case .i386: i386
+        case .i8086: i8086
+        }
+    }
+
+    static let x86_64 = RegisterLayout(
+        architecture: "i386:x86-64",
+        features: [
+            Feature(
+                name: "org.gnu.gdb.i386.core", types: FlagTypes.core, registers: core64 + others),
+            Feature(name: "org.gnu.gdb.i386.sse", types: FlagTypes.sse, registers: sse(count: 16)),
+            Feature(
+                name: "org.gnu.gdb.i386.segments", types: "", registers: segmentBases(bits: 64)),
+            Feature(
+                name: "org.vmtape.system", types: FlagTypes.system,
+                registers: [
+                    .init(name: "k_gs_base", bits: 64, type: "int", source: .kernelGSBase)
+                ] + system),
+        ], expedited: [6, 7, 16])
+
+    static let i386 = RegisterLayout(
+        architecture: "i386", features: features32, expedited: [5, 4, 8])
+
+    static let i8086 = RegisterLayout(
+        architecture: "i8086", features: features32, expedited: [5, 4, 8])
+
+    private static let features32 = [
+        Feature(name: "org.gnu.gdb.i386.core", types: FlagTypes.core, registers: core32 + others),
+        Feature(name: "org.gnu.gdb.i386.sse", types: FlagTypes.sse, registers: sse(count: 8)),
+        // As a feature of gdb's own they make gdb 13 abort where the CPU is an i386.
         Feature(
-            name: "org.gnu.gdb.i386.segments", types: "",
-            registers: [
-                .init(name: "fs_base", bits: 64, type: "int", source: .base(.fs)),
-                .init(name: "gs_base", bits: 64, type: "int", source: .base(.gs)),
-            ]),
-        Feature(name: "org.vmtape.system", types: FlagTypes.system, registers: system),
+            name: "org.vmtape.system", types: FlagTypes.system,
+            registers: segmentBases(bits: 32) + system),
     ]
 
-    /// All registers; the index is the number.
-    static let registers: [RegisterDescription] = features.flatMap(\.registers)
+    private static func general(
+        _ name: String, _ register: Register, bits: Int
+    ) -> RegisterDescription {
+        let isPointer = register == .rsp || register == .rbp
+        return RegisterDescription(
+            name: name, bits: bits, type: isPointer ? "data_ptr" : "int\(bits)",
+            source: .general(register))
+    }
 
-    /// Numbers that stop replies tell the values of: RBP, RSP and RIP.
-    static let expedited = [6, 7, 16]
-
-    private static let core: [RegisterDescription] = {
-        let general: [Register] = [
+    private static let core64: [RegisterDescription] = {
+        let order: [Register] = [
             .rax, .rbx, .rcx, .rdx, .rsi, .rdi, .rbp, .rsp, .r8, .r9, .r10, .r11, .r12, .r13, .r14,
             .r15,
         ]
-        var registers = general.map { register in
-            RegisterDescription(
-                name: register.name, bits: 64,
-                type: register == .rsp || register == .rbp ? "data_ptr" : "int64",
-                source: .general(register))
-        }
-        registers += [
-            .init(name: "rip", bits: 64, type: "code_ptr", source: .linearInstructionPointer),
-            .init(name: "eflags", bits: 32, type: "i386_eflags", source: .flags),
+        return order.map { general($0.name, $0, bits: 64) } + [
+            .init(name: "rip", bits: 64, type: "code_ptr", source: .linearInstructionPointer)
+        ]
+    }()
+
+    private static let core32: [RegisterDescription] = {
+        let order: [Register] = [.rax, .rcx, .rdx, .rbx, .rsp, .rbp, .rsi, .rdi]
+        return order.map { general("e" + $0.name.dropFirst(), $0, bits: 32) } + [
+            .init(name: "eip", bits: 32, type: "code_ptr", source: .linearInstructionPointer)
+        ]
+    }()
+
+    /// What follows the instruction pointer in both.
+    private static let others: [RegisterDescription] = {
+        var registers: [RegisterDescription] = [
+            .init(name: "eflags", bits: 32, type: "i386_eflags", source: .flags)
         ]
         let segments: [SystemRegisters.SegmentName] = [.cs, .ss, .ds, .es, .fs, .gs]
         registers += segments.map {
@@ -116,8 +175,8 @@ enum RegisterLayout {
         return registers
     }()
 
-    private static let sse: [RegisterDescription] =
-        (0..<16).map {
+    private static func sse(count: Int) -> [RegisterDescription] {
+        (0..<count).map {
             .init(
                 name: "xmm\($0)", bits: 128, type: "vec128",
                 source: .floatingPoint(offset: 160 + 16 * $0, count: 16))
@@ -126,10 +185,17 @@ enum RegisterLayout {
                 name: "mxcsr", bits: 32, type: "i386_mxcsr", group: "vector",
                 source: .floatingPoint(offset: 24, count: 4))
         ]
+    }
+
+    private static func segmentBases(bits: Int) -> [RegisterDescription] {
+        [
+            .init(name: "fs_base", bits: bits, type: "int", source: .base(.fs)),
+            .init(name: "gs_base", bits: bits, type: "int", source: .base(.gs)),
+        ]
+    }
 
     /// The names of the first ones are QEMU's.
     private static let system: [RegisterDescription] = [
-        .init(name: "k_gs_base", bits: 64, type: "int", source: .kernelGSBase),
         .init(name: "cr0", bits: 64, type: "cr0_flags", source: .control(.cr0)),
         .init(name: "cr2", bits: 64, type: "int", source: .control(.cr2)),
         .init(name: "cr3", bits: 64, type: "int", source: .control(.cr3)),
@@ -151,4 +217,15 @@ enum RegisterLayout {
             name: "idt_limit", bits: 32, type: "int", group: "system",
             source: .interruptTableLimit),
     ]
+}
+
+extension DebugArchitecture {
+    /// What a CPU in a mode is best taken for.
+    init(_ mode: CPUMode) {
+        switch mode {
+        case .real, .protected16: self = .i8086
+        case .protected32: self = .i386
+        case .compatibility, .long: self = .x86_64
+        }
+    }
 }

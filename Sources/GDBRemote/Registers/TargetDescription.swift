@@ -1,19 +1,16 @@
-/// What `qXfer:features:read:target.xml` answers (GDB manual, "Target Descriptions").
-///
-/// The architecture is x86-64 whatever mode the CPU is in, because gdb cannot change its mind in
-/// mid-session: 16- and 32-bit code has the right registers and addresses, and `monitor
-/// disassemble` shows its instructions.
+/// What `qXfer` answers in XML.
 enum TargetDescription {
-    static let xml: String = {
+    /// `qXfer:features:read:target.xml` (GDB manual, "Target Descriptions").
+    static func xml(_ layout: RegisterLayout) -> String {
         var text = """
             <?xml version="1.0"?>
             <!DOCTYPE target SYSTEM "gdb-target.dtd">
             <target version="1.0">
-            <architecture>i386:x86-64</architecture>
-
+            <architecture>\(layout.architecture)</architecture>
+            \(layout.hasNoSystem ? "<osabi>none</osabi>\n" : "")
             """
         var number = 0
-        for feature in RegisterLayout.features {
+        for feature in layout.features {
             text += "<feature name=\"\(feature.name)\">\n\(feature.types)"
             for register in feature.registers {
                 text += "<reg name=\"\(register.name)\" bitsize=\"\(register.bits)\""
@@ -25,7 +22,7 @@ enum TargetDescription {
             text += "</feature>\n"
         }
         return text + "</target>\n"
-    }()
+    }
 
     /// What `qXfer:memory-map:read` answers (GDB manual, "Memory Map Format").
     static func memoryMap(_ regions: [MemoryRegion]) -> String {

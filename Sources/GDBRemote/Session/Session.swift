@@ -1,3 +1,5 @@
+internal import Machine
+
 /// One debugger's conversation with a target: what it says comes in as events, what it is told
 /// goes out as bytes. Knows nothing of descriptors and threads.
 struct Session {
@@ -32,6 +34,10 @@ struct Session {
     var showsErrorText = false
     var abilities = StopReply.Abilities()
     var showsHints = true
+    /// The target's, from the first packet on.
+    private(set) var layout = RegisterLayout.x86_64
+    private var hasLayout = false
+    var hasWarnedOfLongMode = false
     var space = MemorySpace.virtual
     var generalThread = Command.ThreadChoice.any
     var resumingThread = Command.ThreadChoice.any
@@ -53,6 +59,7 @@ struct Session {
         case .packet(let packet):
             refusals = 0
             if acknowledges { output.append(UInt8(ascii: "+")) }
+            chooseLayout(&target)
             do throws(CommandError) {
                 return answer(try CommandParser.parse(packet), &target)
             } catch {
@@ -69,6 +76,14 @@ struct Session {
         case .interrupt: break
         }
         return .wait
+    }
+
+    private mutating func chooseLayout<Target: DebugTarget & ~Copyable>(_ target: inout Target) {
+        guard !hasLayout else { return }
+        hasLayout = true
+        let known = target.architecture ?? target.executable?.architecture
+        let mode = try? target.registers(of: target.currentThread).system?.mode
+        layout = RegisterLayout.of(known ?? mode.map { DebugArchitecture($0) } ?? .x86_64)
     }
 
     private mutating func refuse(_ damage: Deframer.Damage) {
@@ -154,7 +169,12 @@ struct Session {
             try target.insert(breakpoint)
             breakpoints.insert(breakpoint)
             sendOK()
-        } catch { fail(error) }
+        } catch {
+            // gdb says only that it could not insert it.
+            let what = breakpoint.kind.isWatchpoint ? "watchpoint" : "breakpoint"
+            showLater("The \(what) at 0x\(String(breakpoint.address, radix: 16)): \(error)")
+            fail(error)
+        }
     }
 
     mutating func remove<Target: DebugTarget & ~Copyable>(

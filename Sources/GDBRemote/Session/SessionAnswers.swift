@@ -123,6 +123,7 @@ extension Session {
             do throws(DebugError) {
                 let event = try target.resume(action, thread: thread, until: interrupt)
                 tell(event)
+                warnOfLongMode(of: event.thread, &target)
                 report(event, &target)
             } catch { fail(error) }
         case .restart(let reports):
@@ -149,6 +150,20 @@ extension Session {
         if case .divergence(let text) = event.reason { show(text + "\n") }
     }
 
+    /// Once: 32-bit registers of a CPU in long mode are only half of it.
+    private mutating func warnOfLongMode<Target: DebugTarget & ~Copyable>(
+        of thread: DebugThread.ID, _ target: inout Target
+    ) {
+        guard layout.isNarrow, !hasWarnedOfLongMode,
+            let mode = try? target.registers(of: thread).system?.mode,
+            mode == .long || mode == .compatibility
+        else { return }
+        hasWarnedOfLongMode = true
+        show(
+            "The CPU is in long mode here, and the debugger shows 32-bit registers: "
+                + "detach and connect again.\n")
+    }
+
     /// A stop reply, with the registers that a debugger asks for first.
     private mutating func report<Target: DebugTarget & ~Copyable>(
         _ event: StopEvent, _ target: inout Target
@@ -156,8 +171,8 @@ extension Session {
         var reply = StopReply.text(event, abilities)
         do throws(DebugError) {
             let registers = try target.registers(of: event.thread)
-            for number in RegisterLayout.expedited {
-                let register = RegisterLayout.registers[number]
+            for number in layout.expedited {
+                let register = layout.registers[number]
                 reply += HexText.bytes([UInt8(number)]) + [0x3A]
                 reply += RegisterCoding.text(of: register, in: registers) + [0x3B]
             }

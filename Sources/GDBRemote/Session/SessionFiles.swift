@@ -7,7 +7,7 @@ extension Session {
     ) {
         switch object {
         case .features(annex: "target.xml"):
-            sendPart(Array(TargetDescription.xml.utf8), offset: offset, count: count)
+            sendPart(Array(TargetDescription.xml(layout).utf8), offset: offset, count: count)
         case .features(let annex):
             fail(DebugError("there is no target description \(annex.prefix(80))"))
         case .memoryMap:

@@ -12,10 +12,10 @@ extension Session {
             switch command {
             case .readRegisters: try readRegisters(of: thread, &target)
             case .readRegister(let number):
-                let register = try Self.register(number)
+                let register = try register(number)
                 send(RegisterCoding.text(of: register, in: try target.registers(of: thread)))
             case .writeRegister(let number, let bytes):
-                let register = try Self.register(number)
+                let register = try register(number)
                 guard target.isWritable else { throw .readOnly }
                 var registers = try target.registers(of: thread)
                 try RegisterCoding.set(register, to: bytes, in: &registers)
@@ -24,7 +24,7 @@ extension Session {
             case .writeRegisters(let bytes):
                 guard target.isWritable else { throw .readOnly }
                 var registers = try target.registers(of: thread)
-                try RegisterCoding.setAll(bytes, in: &registers)
+                try RegisterCoding.setAll(bytes, in: &registers, layout)
                 try target.setRegisters(registers, of: thread)
                 sendOK()
             default: send("")
@@ -36,16 +36,16 @@ extension Session {
         of thread: DebugThread.ID, _ target: inout Target
     ) throws(DebugError) {
         do throws(DebugError) {
-            send(RegisterCoding.allAsText(try target.registers(of: thread)))
+            send(RegisterCoding.allAsText(try target.registers(of: thread), layout))
         } catch { failToRead(error) }
     }
 
-    private static func register(_ number: Int) throws(DebugError) -> RegisterDescription {
-        guard number < RegisterLayout.registers.count else {
+    private func register(_ number: Int) throws(DebugError) -> RegisterDescription {
+        guard number < layout.registers.count else {
             throw DebugError(
-                "there are registers 0 to \(RegisterLayout.registers.count - 1), not \(number)")
+                "there are registers 0 to \(layout.registers.count - 1), not \(number)")
         }
-        return RegisterLayout.registers[number]
+        return layout.registers[number]
     }
 
     // MARK: Memory

@@ -31,4 +31,16 @@ public struct Breakpoint: Hashable, Sendable {
         self.address = address
         self.length = length
     }
+
+    /// The last byte. The end after it may be 2^64, which no number of 64 bits is.
+    public var last: UInt64 { address &+ (length &- 1) }
+
+    /// The first byte that both this and `count` bytes from an address cover; nil: there is none.
+    ///
+    /// - Parameter count: at least 1; what goes beyond the end of memory is left out.
+    public func firstShared(with start: UInt64, count: UInt64) -> UInt64? {
+        let (sum, overflow) = start.addingReportingOverflow(count &- 1)
+        let end = overflow ? UInt64.max : sum
+        return start <= last && address <= end ? max(start, address) : nil
+    }
 }

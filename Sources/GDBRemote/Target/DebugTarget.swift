@@ -16,6 +16,10 @@ public protocol DebugTarget: ~Copyable {
     /// The program that runs in the guest, for symbols; nil where there is none.
     var executable: DebugExecutable? { get }
 
+    /// What a debugger takes the CPU for; asked once in a session. Nil: what the program is for,
+    /// and where there is none, what fits the CPU's mode when the debugger comes.
+    var architecture: DebugArchitecture? { get }
+
     /// Where a debugger may read, in the addresses that it uses (virtual ones). It refuses by
     /// itself what no region covers, so that a map must cover all or be empty; empty: none is
     /// offered.
@@ -90,6 +94,21 @@ extension DebugTarget where Self: ~Copyable {
 
     /// No program is known.
     public var executable: DebugExecutable? { nil }
+
+    /// As the program and the CPU's mode have it.
+    public var architecture: DebugArchitecture? { nil }
+}
+
+/// What a debugger takes a CPU for. gdb cannot change its mind in mid-session, whatever mode the
+/// CPU is in, and does not work with a program of the other kind.
+public enum DebugArchitecture: Sendable {
+    /// 64-bit registers, and all of a long-mode CPU.
+    case x86_64
+    /// 32-bit registers: for guests that never enter long mode.
+    case i386
+    /// The same, with code disassembled as 16-bit code: for guests that start in real mode. gdb's
+    /// `set architecture i386` shows 32-bit code, and `set architecture i8086` goes back.
+    case i8086
 }
 
 /// A vCPU as the debugger lists it.
@@ -120,6 +139,14 @@ public struct DebugExecutable: Sendable {
     public init(name: String, bytes: [UInt8]) {
         self.name = name
         self.bytes = bytes
+    }
+
+    /// What it runs on: i386 for a 32-bit ELF file of that machine (gABI, "ELF Header"; the
+    /// psABI's EM_386), x86-64 for all else.
+    public var architecture: DebugArchitecture {
+        let is32BitELF = bytes.starts(with: [0x7F, 0x45, 0x4C, 0x46, 1])
+        return is32BitELF && bytes.count > 19 && bytes[18] == 3 && bytes[19] == 0
+            ? .i386 : .x86_64
     }
 }
 

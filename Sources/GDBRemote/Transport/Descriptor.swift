@@ -7,6 +7,13 @@ struct Descriptor: ~Copyable {
     /// Takes a descriptor over; it must be open and nobody else's.
     init(owning number: Int32) { self.number = number }
 
+    /// Gives it up: it is the caller's to close.
+    consuming func release() -> Int32 {
+        let number = number
+        discard self
+        return number
+    }
+
     deinit { close(number) }
 }
 

@@ -1,4 +1,5 @@
 internal import Glibc
+internal import Synchronization
 
 /// A socket at which debuggers arrive.
 final class Listener: Sendable {
@@ -7,6 +8,10 @@ final class Listener: Sendable {
     let address: String
     private let path: String?
     private let isTCP: Bool
+
+    /// Sockets of debuggers that were sent away, the oldest first.
+    private let refused = Mutex<[Int32]>([])
+    private static let refusedLimit = 4
 
     /// The descriptor, to poll.
     var number: Int32 { socket.number }
@@ -179,6 +184,9 @@ final class Listener: Sendable {
     }
 
     /// Sends a debugger away that came while another one is served.
+    ///
+    /// It is told in answer to the first packet, whatever that says. The socket stays open for a
+    /// while: a debugger that cannot write any more does not read either.
     func refuseNext() {
         guard let visitor = try? accept() else { return }
         let text = PacketFrame.framed(
@@ -187,9 +195,16 @@ final class Listener: Sendable {
         // SAFETY: the array's bytes, alive through the call. A socket just made takes so few.
         _ = unsafe send(
             visitor.number, bytes, bytes.count, Int32(MSG_NOSIGNAL) | Int32(MSG_DONTWAIT))
+        shutdown(visitor.number, Int32(SHUT_WR))
+        let number = visitor.release()
+        refused.withLock { refused in
+            if refused.count == Self.refusedLimit { close(refused.removeFirst()) }
+            refused.append(number)
+        }
     }
 
     deinit {
+        refused.withLock { for number in $0 { close(number) } }
         // SAFETY: Swift passes a NUL-terminated string; the file is the one bind made.
         if let path { _ = unsafe unlink(path) }
     }

@@ -56,6 +56,7 @@ final class RunWatcher: Sendable {
     private func run(_ deframer: Deframer) {
         var deframer = deframer
         var input = input
+        var listening = listener?.number ?? -1
         var stop = stopper.number
         var count = 0
         while true {
@@ -63,7 +64,7 @@ final class RunWatcher: Sendable {
             let ready: [Bool]
             do throws(Connection.Failure) {
                 ready = try Poll.wait(
-                    reading: [hasRoom ? input : -1, listener?.number ?? -1, stop, done.number])
+                    reading: [hasRoom ? input : -1, listening, stop, done.number])
                 if ready[3] { return }
                 if ready[0] {
                     let bytes = try Connection.read(input, atMost: Self.limit - count)
@@ -74,9 +75,10 @@ final class RunWatcher: Sendable {
                     }
                 }
             } catch {
-                // Only `done` is of interest from here on.
+                // The next debugger is not a second one any more.
                 fail(error)
                 input = -1
+                listening = -1
                 continue
             }
             if ready[1], !ready[0] { listener?.refuseNext() }

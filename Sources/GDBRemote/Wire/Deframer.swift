@@ -39,11 +39,6 @@ struct Deframer {
     private var sum: UInt8 = 0
     private var isOversized = false
 
-    /// Whether a packet has begun and not ended.
-    var isWithinPacket: Bool {
-        if case .between = state { false } else { true }
-    }
-
     /// Takes one byte.
     mutating func take(_ byte: UInt8) -> Event? {
         switch state {

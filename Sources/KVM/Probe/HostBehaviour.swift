@@ -178,6 +178,10 @@ extension HostBehaviour {
             ("kvm.immediate-exit", immediateExit, .description),
         ]
         facts += answers.map { HostFact($0.0, $0.1.rawValue, $0.2) }
+        facts += [
+            HostFact("vmtape.mid-flight.ring0", midFlightRing0, .description),
+            HostFact("vmtape.mid-flight.ring3", midFlightRing3, .description),
+        ]
         func count(_ number: Int) -> String { number == 0 ? "unknown" : "\(number)" }
         func mask(_ bits: UInt32?) -> String {
             guard let bits else { return "unknown" }
@@ -196,5 +200,21 @@ extension HostBehaviour {
                 .behaviour),
         ]
         return facts
+    }
+
+    /// How a replay finds the place of an interrupt between two exits in ring 0.
+    private var midFlightRing0: String {
+        guard breakpointRing0 == .yes, singleStepRing0 == .yes else { return "no" }
+        return instructionCounter == .yes
+            ? "breakpoints and steps by the instruction counter" : "breakpoints and steps"
+    }
+
+    /// The same in ring 3.
+    private var midFlightRing3: String {
+        if breakpointRing3 == .yes { return "breakpoints and steps" }
+        guard exceptionStopsRing3 == .yes, instructionCounter == .yes else {
+            return "no: they wait for the next exit"
+        }
+        return "at the ends of loops, by exceptions without an interrupt table"
     }
 }

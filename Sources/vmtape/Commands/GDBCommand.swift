@@ -1,6 +1,7 @@
 internal import Analysis
 internal import ArgumentParser
 internal import Execution
+internal import GDBRemote
 internal import Glibc
 internal import Machine
 internal import Trace
@@ -55,14 +56,15 @@ struct GDBCommand: ParsableCommand {
         _ = try TraceFile.open(file)
         var server = [
             try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.text,
-            "--keyframe-memory", "\(keyframeMemory.bytes)", "--quiet", "--followed",
+            "--keyframe-memory", "\(keyframeMemory.bytes)", "--quiet",
         ]
         if force { server.append("--force") }
         let command = server.map(Self.quoted).joined(separator: " ")
         var words = [debugger]
         if let symbols { words.append(symbols) }
-        if let script = Self.makeScript() { words += ["-ix", "/proc/self/fd/\(script)"] }
-        words += ["-ex", "target remote | \(command)"] + arguments
+        words += ["-ex", "target remote | \(command)"]
+        if let script = Self.makeScript() { words += ["-ex", "source /proc/self/fd/\(script)"] }
+        words += arguments
         throw CommandFailure(status: Status.couldNot, Self.become(words))
     }
 
@@ -80,15 +82,8 @@ struct GDBCommand: ParsableCommand {
         return String(decoding: buffer[..<count], as: UTF8.self)
     }
 
-    /// What gdb reads before all else: `monitor` commands move the machine, and gdb does not know.
-    private static let script = """
-        define hookpost-monitor
-        pipe maintenance flush register-cache | cat >/dev/null
-        pipe maintenance flush dcache | cat >/dev/null
-        end
-        """
-
-    /// A file without a name, which gdb inherits; nil where there can be none, and gdb goes without.
+    /// What gdb reads once it is connected, since it does not know that `monitor` commands move
+    /// the machine: a file without a name, which it inherits; nil where there can be none.
     private static func makeScript() -> Int32? {
         var name = Array("/tmp/vmtape-gdb.XXXXXX".utf8CString)
         // SAFETY: mkstemp changes the six letters of a string that is NUL-terminated, and unlink
@@ -97,8 +92,10 @@ struct GDBCommand: ParsableCommand {
         guard descriptor >= 0 else { return nil }
         unsafe unlink(&name)
         let stream = OutputStream(descriptor: descriptor)
-        stream.write(script)
-        stream.write("\n")
+        for line in DebugServer.gdbCommands {
+            stream.write(line)
+            stream.write("\n")
+        }
         stream.flush()
         guard !stream.hasFailed, lseek(descriptor, 0, SEEK_SET) == 0 else { return nil }
         return descriptor
@@ -117,7 +114,8 @@ struct GDBCommand: ParsableCommand {
             }
         }
         if isPlain, !word.isEmpty { return word }
-        return "'" + word.split(separator: "'", omittingEmptySubsequences: false)
+        return "'"
+            + word.split(separator: "'", omittingEmptySubsequences: false)
             .joined(separator: "'\\''") + "'"
     }
 

@@ -35,7 +35,10 @@ struct ReplayCommand: ParsableCommand {
     @Flag(name: .shortAndLong, help: "No summary; a divergence is still reported.")
     var quiet = false
 
-    @Flag(help: "One JSON object on stdout: the verdict, schema vmtape.replay/1; with --at, vmtape.state/1.")
+    @Flag(
+        help:
+            "One JSON object on stdout: the verdict, schema vmtape.replay/1; with --at, vmtape.state/1."
+    )
     var json = false
 
     @OptionGroup(title: "Standing in the run") var state: StateOptions
@@ -138,6 +141,7 @@ struct ReplayCommand: ParsableCommand {
                 "vmtape: replayed \(RunText.grouped(outcome.verifiedExits)) exits in "
                     + "\(RunText.duration(nanoseconds: outcome.report.nanoseconds)): "
                     + ReplayText.verdict(outcome, reader))
+            if let line = ReplayText.midFlight(outcome.report.midFlight) { Message.line(line) }
         }
     }
 }

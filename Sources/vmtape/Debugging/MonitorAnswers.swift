@@ -105,7 +105,8 @@ enum MonitorAnswers {
         var found: UInt64?
         do throws(TraceError) {
             while try selection.next(into: &frame) {
-                guard case .io(_, _, let its, _, _) = frame.detail, port == nil || port == its else {
+                guard case .io(_, _, let its, _, _) = frame.detail, port == nil || port == its
+                else {
                     continue
                 }
                 found = frame.number

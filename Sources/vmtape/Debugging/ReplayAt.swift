@@ -56,11 +56,6 @@ struct StateOptions: ParsableArguments {
             valueName: "size"))
     var keyframeMemory = ByteSize(bytes: 256 << 20)
 
-    @Flag(
-        help: ArgumentHelp(
-            "The debugger forgets what it knows after a monitor command.", visibility: .private))
-    var followed = false
-
     /// The run is travelled, and not only replayed.
     var isWanted: Bool { at != nil || gdb != nil }
 

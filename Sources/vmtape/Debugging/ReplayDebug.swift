@@ -31,7 +31,7 @@ struct ReplayDebug {
             abort: { _exit(128 + $0) },
             tick: { _ in if request.reason != nil { stopper.stop() } })
         defer { supervisor.finish() }
-        var target = ReplayTarget(run, isFollowed: state.followed)
+        var target = ReplayTarget(run)
         if endpoint != .standardStreams, !isQuiet {
             Message.line(
                 "vmtape: waiting for a debugger: gdb -ex 'target remote \(server.address)'")

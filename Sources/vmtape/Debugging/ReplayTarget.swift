@@ -17,14 +17,8 @@ struct ReplayTarget: DebugTarget, ~Copyable {
     /// IA32_KERNEL_GS_BASE (Intel SDM vol. 4, table 2-2).
     private static let kernelGSBase: UInt32 = 0xC000_0102
 
-    /// The debugger asks again after a `monitor` command, and needs not be told to.
-    private let isFollowed: Bool
-
     /// Takes the machine as it stands.
-    ///
-    /// - Parameter isFollowed: the debugger notices by itself where a `monitor` command moved.
-    init(_ run: consuming RecordedRun, isFollowed: Bool) {
-        self.isFollowed = isFollowed
+    init(_ run: consuming RecordedRun) {
         let image = run.sources.plan?.image
         let name = run.reader.header.images.first?.name
         executable = image.flatMap { image in
@@ -148,7 +142,8 @@ struct ReplayTarget: DebugTarget, ~Copyable {
                         !run.machine.breakpoints.contains(run.machine.instructionAddress)
                     else { return stop }
                 }
-            case .reverseContinue: return try run.machine.reverseResume(isInterrupted: isInterrupted)
+            case .reverseContinue:
+                return try run.machine.reverseResume(isInterrupted: isInterrupted)
             case .reverseStep: return try run.machine.reverseStep(isInterrupted: isInterrupted)
             }
         }
@@ -183,9 +178,7 @@ struct ReplayTarget: DebugTarget, ~Copyable {
     mutating func monitor(
         _ command: MonitorCommand, until interrupt: InterruptFlag
     ) throws(DebugError) -> MonitorReply {
-        var reply = try MonitorAnswers.answer(command, &run, interrupt)
-        if isFollowed { reply.didMove = false }
-        return reply
+        try MonitorAnswers.answer(command, &run, interrupt)
     }
 
     /// Does something with the run; what fails is told to the person at the debugger.

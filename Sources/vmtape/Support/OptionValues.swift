@@ -33,7 +33,7 @@ struct ByteSize: ExpressibleByArgument, Equatable {
             let unit: UInt64 = 1 << UInt64(shift)
             guard bytes >= unit else { continue }
             if bytes % unit == 0 { return "\(bytes / unit) \(name)" }
-            let hundredths = bytes / (unit / 100 + (unit % 100 == 0 ? 0 : 1))
+            let hundredths = bytes / unit * 100 + bytes % unit * 100 / unit
             return
                 "\(hundredths / 100).\(hundredths % 100 < 10 ? "0" : "")\(hundredths % 100) \(name)"
         }

@@ -46,10 +46,37 @@ enum ReplayText {
         json.value(outcome.verifiedExits)
         json.key("nanoseconds")
         json.value(outcome.report.nanoseconds)
+        write(outcome.report.midFlight, &json)
         if case .diverged(let divergence) = outcome.verdict { write(divergence, &json) }
         json.endObject()
         json.endLine()
         stream.flush()
+    }
+
+    /// What finding interrupts in mid-flight took.
+    private static func write(_ counts: MidFlightCounts, _ json: inout JSONWriter) {
+        json.key("mid_flight")
+        json.beginObject()
+        for (key, value) in [
+            ("landmarks", counts.landmarks), ("hits", counts.hits),
+            ("rejected_hits", counts.rejectedHits), ("coasts", counts.coasts),
+            ("steps", counts.steps), ("ring3_stops", counts.ring3Stops),
+        ] {
+            json.key(key)
+            json.value(value)
+        }
+        json.endObject()
+    }
+
+    /// The same as a sentence; nil where there were none.
+    static func midFlight(_ counts: MidFlightCounts) -> String? {
+        guard counts.landmarks > 0 else { return nil }
+        let number = RunText.grouped
+        return "vmtape: \(number(counts.landmarks)) interrupts in mid-flight: "
+            + "\(number(counts.hits)) places with the right registers, "
+            + "\(number(counts.rejectedHits)) of them in another state; "
+            + "\(number(counts.coasts)) coasts, \(number(counts.steps)) steps, "
+            + "\(number(counts.ring3Stops)) stops in ring 3"
     }
 
     private static func write(_ divergence: ReplayDivergence, _ json: inout JSONWriter) {

@@ -1,0 +1,72 @@
+import Testing
+
+@testable import Execution
+
+/// Where a landmark in ring 3 is put.
+@Suite struct ColdPlaceTests {
+    private static let millisecond: UInt64 = 1_000_000
+
+    @Test func `a place that comes again at once is dropped, one that stays away is taken`() {
+        var search = ColdPlaceSearch()
+        #expect(search.begin([1, 2]) == [1, 2])
+        #expect(search.pass(1, nanoseconds: 1000) == .keep)
+        #expect(search.pass(1, nanoseconds: 2000) == .drop)
+        #expect(search.pass(2, nanoseconds: 3000) == .keep)
+        #expect(search.pass(3, nanoseconds: 4000) == .keep)
+        #expect(search.pass(2, nanoseconds: Self.millisecond) == .take)
+    }
+
+    @Test func `time alone is believed the second time only`() {
+        var search = ColdPlaceSearch()
+        _ = search.begin([1])
+        #expect(search.pass(1, nanoseconds: 0) == .keep)
+        // Perhaps the host was busy.
+        #expect(search.pass(1, nanoseconds: Self.millisecond) == .keep)
+        var busy = search
+        #expect(busy.pass(1, nanoseconds: Self.millisecond + 100) == .drop)
+        #expect(search.pass(1, nanoseconds: 2 * Self.millisecond) == .take)
+    }
+
+    @Test func `what was learned is used the next time`() {
+        var search = ColdPlaceSearch()
+        _ = search.begin([1, 2])
+        #expect(search.pass(2, nanoseconds: 0) == .keep)
+        #expect(search.pass(1, nanoseconds: 10) == .keep)
+        #expect(search.pass(1, nanoseconds: 20) == .drop)
+        #expect(search.pass(2, nanoseconds: Self.millisecond) == .take)
+        // Only the cold one is waited for, and taken at once.
+        #expect(search.begin([1, 2]) == [2])
+        #expect(search.pass(2, nanoseconds: 0) == .take)
+    }
+
+    @Test func `where all are hot, the coldest is taken`() {
+        var search = ColdPlaceSearch()
+        _ = search.begin([1, 2])
+        #expect(search.pass(1, nanoseconds: 0) == .keep)
+        #expect(search.pass(1, nanoseconds: 1000) == .drop)
+        #expect(search.pass(2, nanoseconds: 2000) == .keep)
+        #expect(search.pass(2, nanoseconds: 100_000) == .drop)
+        #expect(search.settle() == [2])
+        #expect(search.pass(2, nanoseconds: 200_000) == .take)
+        #expect(search.begin([1, 2]) == [2])
+        #expect(search.takesNext)
+    }
+
+    @Test func `what did not come again before ring 3 was left is cold`() {
+        var search = ColdPlaceSearch()
+        _ = search.begin([1, 2])
+        _ = search.pass(1, nanoseconds: 0)
+        _ = search.pass(2, nanoseconds: 99_000)
+        search.leave(nanoseconds: 100_000)
+        #expect(search.begin([1, 2]) == [1])
+        #expect(search.pass(1, nanoseconds: 0) == .take)
+    }
+
+    @Test func `a search ends after so many passes`() {
+        var search = ColdPlaceSearch()
+        _ = search.begin([0])
+        var passes = 0
+        while search.pass(UInt64(passes), nanoseconds: 0) != .take { passes += 1 }
+        #expect(passes == ColdPlaceSearch.passLimit - 1)
+    }
+}

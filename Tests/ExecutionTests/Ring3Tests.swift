@@ -1,0 +1,152 @@
+import Guest
+import KVM
+import Machine
+import Testing
+import Trace
+
+@testable import Execution
+
+/// What ring 3 needs on hosts where breakpoints and steps do not reach it, without KVM.
+@Suite struct Ring3Tests {
+    /// 64-bit code without paging, so that addresses are physical: no CPU's state, but all that the
+    /// walks look at.
+    private static func system() -> SystemRegisters {
+        var system = SystemRegisters()
+        system[.cr0] = 1
+        system[.efer] = 0x501
+        system[.cs] = Segment(selector: 8, type: 0xB, l: true)
+        system.idt = DescriptorTable(base: 0x2000, limit: 0xFFF)
+        return system
+    }
+
+    private static func memory(_ pieces: [(UInt64, [UInt8])]) throws -> GuestMemory {
+        let memory = try smallMemory()
+        for (address, bytes) in pieces {
+            try memory.write(GuestPhysicalAddress(address), bytes[...])
+        }
+        return memory
+    }
+
+    private static func words(_ words: [UInt64]) -> [UInt8] {
+        var bytes: [UInt8] = []
+        for word in words { bytes.append(word: word) }
+        return bytes
+    }
+
+    // MARK: SYSCALL
+
+    private static let targets = SyscallTargets(
+        star: 0x0010_0008_0000_0000, lstar: 0x5000, fmask: 0x700)
+
+    private func syscall(_ frame: [UInt64]) throws -> BrokenSyscall? {
+        var registers = GeneralRegisters()
+        registers[.rip] = 0x4000
+        registers[.rsp] = 0x3000
+        registers[.r11] = 0x10346
+        registers[.rflags] = 2
+        return BrokenSyscall(
+            registers: registers, system: Self.system(), targets: Self.targets,
+            memory: try Self.memory([(0x3000, Self.words(frame))]))
+    }
+
+    @Test(arguments: [0x15, 0x5] as [UInt64])
+    func `a fault at the target from ring 3 is a SYSCALL`(error: UInt64) throws {
+        let found = try #require(
+            try syscall([error, 0x5000, 0x23, 0x46, 0x7FF0, 0x1B]))
+        let registers = found.changes.filter {
+            if case .register = $0 { true } else { false }
+        }
+        // The flags of before without those that the mask clears, and without RF.
+        #expect(
+            registers == [
+                .register(.rsp, 0x7FF0), .register(.rip, 0x5000), .register(.rflags, 0x46),
+            ])
+        var after = Self.system()
+        for change in found.changes {
+            if case .systemWord(let index, let value) = change { after.words[Int(index)] = value }
+        }
+        #expect(after[.cs].selector == 8)
+        #expect(after[.ss].selector == 16)
+        #expect(after.cpl == 0)
+        #expect(after[.cs].l)
+    }
+
+    @Test(
+        arguments: [
+            [0x4, 0x5000, 0x23, 0x46, 0x7FF0, 0x1B], [0x15, 0x5001, 0x23, 0x46, 0x7FF0, 0x1B],
+            [0x15, 0x5000, 0x08, 0x46, 0x7FF0, 0x10],
+        ] as [[UInt64]])
+    func `another fault is none`(frame: [UInt64]) throws {
+        #expect(try syscall(frame) == nil)
+    }
+
+    // MARK: The way to ring 3 and back
+
+    @Test func `the handler of a vector is read from the table`() throws {
+        // Offset 0x1234_5678_9ABC_DEF0 in three pieces, present.
+        let gate: [UInt64] = [0x9ABC_8E00_0008_DEF0, 0x1234_5678]
+        let memory = try Self.memory([(0x2000 + 14 * 16, Self.words(gate))])
+        #expect(
+            PageWalk.handler(of: 14, system: Self.system(), memory: memory)
+                == 0x1234_5678_9ABC_DEF0)
+        #expect(PageWalk.handler(of: 13, system: Self.system(), memory: memory) == nil)
+        var short = Self.system()
+        short.idt.limit = 14 * 16 + 14
+        #expect(PageWalk.handler(of: 14, system: short, memory: memory) == nil)
+    }
+
+    private func returns(_ code: [UInt8], selector: UInt64) throws -> Bool {
+        var registers = GeneralRegisters()
+        registers[.rip] = 0x1000
+        registers[.rsp] = 0x3000
+        return ReturnToRing3.isNext(
+            registers, system: Self.system(),
+            memory: try Self.memory([
+                (0x1000, code), (0x3000, Self.words([0x7000, selector, 0x202, 0x8000, 0x1B])),
+            ]))
+    }
+
+    @Test func `a return to ring 3 is told from other instructions`() throws {
+        #expect(try returns([0x48, 0xCF], selector: 0x23))
+        #expect(try !returns([0x48, 0xCF], selector: 0x08))
+        #expect(try returns([0x48, 0x0F, 0x07], selector: 0x08))
+        #expect(try !returns([0x48, 0x0F, 0x05], selector: 0x23))
+        #expect(try !returns([0x90], selector: 0x23))
+    }
+
+    private static func search(at progress: UInt64, mayBeInRing3: Bool = true) -> LandmarkSearch {
+        var search = LandmarkSearch(
+            Landmark(registers: GeneralRegisters(), state: .zero, progress: progress))
+        search.mayBeInRing3 = mayBeInRing3
+        return search
+    }
+
+    @Test func `ring 3 is stopped at the place only where the counter is the landmark's`() {
+        var search = Self.search(at: 1000)
+        #expect(
+            search.next(count: 1000, isAtBreakpoint: false, isRing3: true)
+                == .runInRing3(stopsThere: true))
+        #expect(
+            search.next(count: 900, isAtBreakpoint: false, isRing3: true)
+                == .runInRing3(stopsThere: false))
+        #expect(search.next(count: 1001, isAtBreakpoint: false, isRing3: true) == .giveUp)
+        var ring0 = Self.search(at: 1000, mayBeInRing3: false)
+        #expect(
+            ring0.next(count: 1000, isAtBreakpoint: false, isRing3: true)
+                == .runInRing3(stopsThere: false))
+    }
+
+    @Test func `near a place in ring 3, ring 0 is stepped`() {
+        var search = Self.search(at: 1000)
+        #expect(search.next(count: 900, isAtBreakpoint: false) == .step)
+        var ring0 = Self.search(at: 1000, mayBeInRing3: false)
+        #expect(ring0.next(count: 900, isAtBreakpoint: false) == .runToBreakpoint)
+    }
+
+    @Test func `a return counts one`() {
+        var search = Self.search(at: 1000)
+        #expect(search.returnToRing3(count: 999) == .runInRing3(stopsThere: true))
+        #expect(search.returnToRing3(count: 998) == .runInRing3(stopsThere: false))
+        #expect(search.returnToRing3(count: 1000) == .giveUp)
+    }
+}

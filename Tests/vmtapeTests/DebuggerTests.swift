@@ -1,0 +1,244 @@
+import Glibc
+import TestSupport
+import Testing
+
+/// gdb, as installed.
+enum RealGDB {
+    static let path = "/usr/bin/gdb"
+    static let isThere = Files.exists(path)
+    static let comment: Comment = "needs \(path): apt install gdb"
+}
+
+/// `vmtape gdb` and `replay --gdb` with the real gdb, on recorded sample guests.
+@Suite(
+    .enabled(if: RealKVM.isThere, RealKVM.comment), .enabled(if: RealGDB.isThere, RealGDB.comment))
+struct DebuggerTests {
+    private let directory: TemporaryDirectory
+    private let path: String
+
+    init() throws {
+        directory = try TemporaryDirectory()
+        path = directory.file("t.vmtape")
+    }
+
+    /// Records a sample guest, the same in every run.
+    private func record(_ guest: String, _ options: [String] = []) throws {
+        let result = try ChildProcess.run(
+            ["record", "-q", "-o", path, "--serial", "none"] + options + [Files.sample(guest)])
+        #expect(Files.exists(path), "\(result.errors)")
+    }
+
+    /// What gdb prints on stdout for some commands, line by line; a line of `== WORD` stands before
+    /// what `echo` marks.
+    private func gdb(_ commands: [String], at position: String = "end") throws -> Session {
+        let arguments = ["gdb", path, "--at", position, "--", "-nx", "-batch"]
+        let result = try ChildProcess.run(
+            arguments + commands.flatMap { ["-ex", $0] }, directory: Files.repository)
+        #expect(result.ending == .status(0), "\(result.errors)")
+        return Session(result)
+    }
+
+    /// What a debugger said.
+    struct Session {
+        let output: String
+        let errors: String
+        let lines: [String]
+
+        init(_ result: ChildProcess.Result) {
+            output = result.output
+            errors = result.errors
+            lines = result.output.split(separator: "\n").map(String.init)
+        }
+
+        /// The lines that hold a text.
+        func lines(with text: String) -> [String] { lines.filter { $0.contains(text) } }
+
+        /// The text between two marks.
+        func part(_ mark: String) -> String {
+            guard let start = output.firstRange(of: "== \(mark)\n") else { return "" }
+            let rest = output[start.upperBound...]
+            return String(rest.firstRange(of: "== ").map { rest[..<$0.lowerBound] } ?? rest)
+        }
+    }
+
+    private static func mark(_ word: String) -> String { "echo == \(word)\\n" }
+
+    // MARK: Forwards and back
+
+    @Test func `breakpoints, backtraces with lines, and the way back to the hit before`() throws {
+        try record("swift-kernel")
+        let write = "break *0x100020"
+        let session = try gdb(
+            [
+                write, Self.mark("first"), "continue", "bt", "monitor when",
+                Self.mark("second"), "continue", "monitor when", Self.mark("third"), "continue",
+                Self.mark("back"), "reverse-continue", "monitor when", Self.mark("again"),
+                "reverse-continue", "monitor when", Self.mark("begin"), "reverse-continue",
+                "monitor when", Self.mark("end"), "delete", "continue", "monitor when",
+            ], at: "begin")
+        let first = session.part("first")
+        #expect(first.contains("Breakpoint 1"), "\(session.output)\(session.errors)")
+        #expect(first.contains("Console.swift:"))
+        #expect(first.contains("Kernel.swift:"))
+        #expect(first.contains("start.S:12"))
+        func position(_ part: String) -> String? {
+            session.part(part).split(separator: "\n").first { $0.hasPrefix("position ") }
+                .map(String.init)
+        }
+        #expect(position("first") != nil)
+        #expect(position("back") == position("second"))
+        #expect(position("again") == position("first"))
+        #expect(session.part("begin").contains("No more reverse-execution history"))
+        #expect(position("begin")?.hasPrefix("position begin,") == true)
+        #expect(session.part("end").contains("No more reverse-execution history"))
+        #expect(position("end")?.hasSuffix("the end of the run") == true)
+    }
+
+    @Test(arguments: [("swift-kernel", [] as [String], "120"), ("timer", timer, "300+5")])
+    func `twenty steps back and forth come to the same registers`(
+        _ guest: String, _ options: [String], _ position: String
+    ) throws {
+        try record(guest, options)
+        let twenty = Array(repeating: "reverse-stepi", count: 20)
+        let session = try gdb(
+            [Self.mark("before"), "info registers", "monitor when", Self.mark("way")] + twenty
+                + [Self.mark("between"), "monitor when", Self.mark("forth"), "stepi 20"]
+                + [Self.mark("after"), "info registers", "monitor when"], at: position)
+        let before = session.part("before")
+        #expect(before.contains("rip"), "\(session.output)\(session.errors)")
+        #expect(before.contains("cr3"))
+        #expect(session.part("after") == before)
+        #expect(session.part("between") != "")
+        #expect(!before.contains(session.part("between")))
+    }
+
+    private static let timer = ["--machine", "pc", "--clock", "virtual"]
+
+    @Test func `a handler of interrupts is found, and what it interrupted`() throws {
+        try record("timer", Self.timer)
+        let session = try gdb(
+            ["break interrupt_arrived", Self.mark("hit"), "continue", "bt", "finish"]
+                + [Self.mark("next"), "continue", "bt 1", Self.mark("back"), "reverse-continue"]
+                + ["bt 1", "info line"], at: "begin")
+        #expect(session.part("hit").contains("interrupt_arrived"), "\(session.output)")
+        #expect(session.part("hit").contains("interrupt_common"))
+        #expect(session.part("next").contains("interrupt_arrived"))
+        #expect(session.part("back").contains("interrupt_arrived"))
+    }
+
+    @Test func `from the crash back to the store that caused it`() throws {
+        try record("triple-fault")
+        // Gate 14 of the interrupt table, which an event log runs over.
+        let session = try gdb([
+            "p $rip", Self.mark("cause"), "watch *(unsigned long *)0x1211f0", "reverse-continue",
+            "bt", "info line", Self.mark("writer"), "monitor goto end",
+            "monitor last-write 0x1211f0,8",
+        ])
+        let cause = session.part("cause")
+        #expect(cause.contains("record_event"), "\(session.output)\(session.errors)")
+        #expect(cause.contains("triple-fault.c:35"))
+        #expect(cause.contains("kernel_main"))
+        #expect(session.part("writer").contains("record_event"))
+        #expect(session.part("writer").contains(" -> "))
+    }
+
+    @Test func `more than four breakpoints, and none of them in memory`() throws {
+        try record("swift-kernel")
+        let places = [0x10_0020, 0x10_0036, 0x10_0079, 0x10_00b4, 0x10_0536, 0x10_05f3, 0x10_0818]
+        let breaks = places.map { "break *0x" + String($0, radix: 16) }
+        let session = try gdb(
+            breaks + [Self.mark("before"), "x/8xb 0x100818"]
+                + [Self.mark("one"), "continue", Self.mark("two"), "continue"]
+                + [Self.mark("after"), "x/8xb 0x100818"], at: "begin")
+        #expect(session.part("one").contains("Breakpoint 7"), "\(session.output)\(session.errors)")
+        #expect(session.part("two").contains("Breakpoint 5"))
+        #expect(!session.part("after").isEmpty)
+        #expect(session.part("after") == session.part("before"))
+    }
+
+    // MARK: What cannot be changed, and monitor
+
+    @Test func `the past cannot be written`() throws {
+        try record("swift-kernel")
+        let session = try gdb([
+            Self.mark("register"), "p $rax", "set var $rax = 0x1234567", "p $rax",
+            Self.mark("memory"), "x/1xg 0x100020", "set var *(char *)0x100020 = 0",
+            "x/1xg 0x100020",
+        ])
+        #expect(!session.output.contains("0x1234567"))
+        let memory = session.part("memory").split(separator: "\n").filter {
+            $0.hasPrefix("0x100020")
+        }
+        #expect(Set(memory).count == 1, "\(session.output)\(session.errors)")
+        #expect(session.errors.contains("memory") || session.errors.contains("read-only"))
+    }
+
+    @Test func `monitor goes to exits, lists them, and explains itself`() throws {
+        try record("swift-kernel")
+        let session = try gdb([
+            Self.mark("help"), "monitor help", Self.mark("io"), "monitor goto begin",
+            "monitor next io 0x3f8", "monitor next io 0x3f8", "monitor prev io 0x3f8",
+            Self.mark("exits"), "monitor exits 0..3", Self.mark("exit"), "monitor exit 2",
+            Self.mark("info"), "monitor info", Self.mark("kept"), "monitor checkpoint",
+            Self.mark("bad"), "monitor goto nowhere", "monitor exit 99999",
+        ])
+        #expect(session.part("help").contains("last-write"))
+        let places = session.part("io").split(separator: "\n").filter { $0.hasPrefix("position") }
+        #expect(places.count == 4, "\(session.output)\(session.errors)")
+        #expect(places[1] == places[3])
+        #expect(places[1] != places[2])
+        #expect(
+            session.part("exits").split(separator: "\n").filter { $0.contains("0x3f") }.count == 4)
+        #expect(session.part("exit").contains("rax"))
+        #expect(session.part("info").contains("231 exits"))
+        #expect(session.part("kept").contains("kept 2"))
+        #expect(session.output.contains("99999") || session.errors.contains("99999"))
+    }
+
+    // MARK: Coming and going
+
+    @Test func `another debugger finds the machine where the first left it`() throws {
+        try record("swift-kernel")
+        let socket = directory.file("gdb")
+        let server = try ChildProcess(["replay", path, "--gdb", "unix:\(socket)"])
+        try server.errors.read(untilText: "target remote \(socket)")
+        func attach(_ commands: [String]) throws -> ChildProcess.Result {
+            try ChildProcess.run(
+                ["-nx", "-batch", "-ex", "target remote \(socket)"]
+                    + commands.flatMap { ["-ex", $0] }, program: RealGDB.path)
+        }
+        let first = try attach(["monitor goto 77", "detach"])
+        #expect(first.output.contains("position 77,"), "\(first.errors)")
+        let second = try attach(["monitor when", "kill"])
+        #expect(second.output.contains("position 77,"), "\(second.errors)")
+        #expect(server.wait() == .status(0))
+    }
+
+    @Test func `an editor's way through gdb's machine interface`() throws {
+        try record("swift-kernel")
+        // What cpptools and Native Debug send for the configuration in README, in that order.
+        let server = "| \(ChildProcess.vmtape) replay \(path) --gdb stdio --at end -q"
+        let gdb = try ChildProcess(
+            ["-nx", "-q", "--interpreter=mi2"], program: RealGDB.path, input: .pipe)
+        gdb.write(
+            """
+            -gdb-set mi-async off
+            -target-select remote \(server)
+            -break-insert *0x100818
+            -exec-continue --reverse
+            -stack-list-frames
+            -exec-step-instruction
+            -exec-step-instruction --reverse
+            -data-list-register-values x 16
+            -gdb-exit
+
+            """)
+        gdb.closeInput()
+        try gdb.output.read { $0.isAtEnd }
+        let output = gdb.output.text
+        #expect(gdb.wait() == .status(0))
+        #expect(output.contains("reason=\"breakpoint-hit\""), "\(output)")
+        #expect(output.contains("Kernel.swift"))
+        #expect(output.contains("value=\"0x100818\""))
+    }
+}
