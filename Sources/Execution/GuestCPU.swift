@@ -102,6 +102,14 @@ extension GuestCPU: Processor {
         try withSettled { cpu throws(KVMError) in try cpu.interrupt(vector: vector) }
     }
 
+    /// Whether no other is being served, nothing is on its way and there is no shadow.
+    public mutating func takesNonMaskableInterrupt() throws(KVMError) -> Bool {
+        let events = try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            try cpu.events()
+        }
+        return !events.isAnythingPending && !events.nmiMasked
+    }
+
     /// Queues a non-maskable interrupt; the CPU must be settled.
     public mutating func nonMaskableInterrupt() throws(KVMError) {
         try withSettled { cpu throws(KVMError) in try cpu.nmi() }

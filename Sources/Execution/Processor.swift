@@ -44,6 +44,8 @@ public protocol Processor: ~Copyable {
     var isReadyForInterrupt: Bool { get }
     /// Injects an external interrupt; to be done when settled and ready.
     mutating func interrupt(vector: UInt8) throws(KVMError)
+    /// Whether a non-maskable interrupt would be taken now; to be asked when settled.
+    mutating func takesNonMaskableInterrupt() throws(KVMError) -> Bool
     /// Queues a non-maskable interrupt; to be done when settled.
     mutating func nonMaskableInterrupt() throws(KVMError)
     /// What a completion needs beside registers; to be asked when settled.
@@ -110,6 +112,8 @@ extension Processor where Self: ~Copyable {
     }
     /// None.
     public var apicBase: UInt64 { 0 }
+    /// Always.
+    public mutating func takesNonMaskableInterrupt() throws(KVMError) -> Bool { true }
     /// Does nothing: none comes.
     public mutating func nonMaskableInterrupt() throws(KVMError) {}
 }

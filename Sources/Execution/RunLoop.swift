@@ -307,7 +307,11 @@ public struct RunLoop: ~Copyable {
             }
         }
         if isNonMaskable {
-            // Where the CPU cannot take it now, KVM keeps it until it can.
+            // KVM would keep one that the CPU cannot take now, and give it at a place that varies.
+            // It waits for an exit at which the CPU can, and what is behind it waits too.
+            guard try kvm({ () throws(KVMError) in try cpu.takesNonMaskableInterrupt() }) else {
+                return nil
+            }
             try side.acknowledgeNonMaskableInterrupt()
             guard try side.interruption(Interruption(.nmi, vector: 2)) else {
                 return .endedByListener

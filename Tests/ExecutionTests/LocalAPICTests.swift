@@ -114,6 +114,15 @@ import Trace
         #expect(told == [2, 0x40])
     }
 
+    @Test func `an NMI waits for an exit at which the CPU takes it`() throws {
+        let result = try run([CPU.portOut(1, [1]), CPU.portOut(1, [2]), CPU.portOut(1, [3])]) {
+            cpu, side in
+            cpu.nonMaskableBusy = 2
+            side.nonMaskable = 1
+        }
+        #expect(result.nonMaskable == [3])
+    }
+
     @Test func `what an exit left pending is finished before an NMI`() throws {
         let result = try run([CPU.read(0xD000_0FFC, size: 8)]) { cpu, side in
             cpu.settlingSteps = [

@@ -84,10 +84,10 @@ struct PCGuestTests {
         #expect(!console.contains("should be"))
         #expect(console.contains("deadline: passed"))
         let vectors = try tape.vectors()
-        for (vector, count) in [(0x41, 2), (0x52, 17), (0x63, 6), (0x64, 31), (0xFE, 1)] {
+        for (vector, count) in [(0x41, 2), (0x52, 17), (0x63, 6), (0x64, 31), (0xFE, 1), (0x20, 3)]
+        {
             #expect(vectors.count { $0 == vector } >= count)
         }
-        #expect(vectors.count { $0 == 0x20 } == 3)
     }
 
     @Test func `without APICs the sample finds no table`() throws {

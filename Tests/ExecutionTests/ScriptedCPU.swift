@@ -167,6 +167,15 @@ struct ScriptedCPU: Processor, ~Copyable {
     /// How often the CPU had run when each NMI was queued.
     private(set) var nonMaskable: [Int] = []
 
+    /// An NMI is being served, for so many questions.
+    var nonMaskableBusy = 0
+
+    mutating func takesNonMaskableInterrupt() throws(KVMError) -> Bool {
+        precondition(isSettled)
+        defer { nonMaskableBusy = max(0, nonMaskableBusy - 1) }
+        return nonMaskableBusy == 0
+    }
+
     mutating func nonMaskableInterrupt() throws(KVMError) {
         precondition(isSettled)
         nonMaskable.append(runCount)
