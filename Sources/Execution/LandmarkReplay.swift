@@ -67,23 +67,11 @@ extension RunLoop {
     }
 
     /// What came of looking for a landmark's place.
-    enum Found {
+    private enum Found {
         /// The CPU stands at it.
         case found
         case missed(String)
         case stopped(StopReason)
-    }
-
-    /// Runs on to a landmark, with nothing armed before and after; the interrupt is injected by others.
-    mutating func approach<CPU, Side>(
-        _ landmark: Landmark, _ cpu: inout CPU, _ side: inout Side,
-        memory: borrowing GuestMemory
-    ) throws(ExecutionError) -> Found
-    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        var search = LandmarkSearch(landmark)
-        var armed = GuestDebug.off
-        isPassingHandler = false
-        return try find(&search, &armed, &cpu, &side, memory: memory)
     }
 
     /// Settles a vCPU at which no further exit is expected.
