@@ -242,6 +242,19 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         return vector
     }
 
+    /// As the tape has it.
+    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool {
+        isLive ? try world.hasNonMaskableInterrupt() : try tape.hasNonMaskableInterrupt()
+    }
+
+    /// The devices must have had one.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {
+        if !isLive, try !world.hasNonMaskableInterrupt() {
+            disagree("the tape has a non-maskable interrupt, and the devices have none")
+        }
+        try world.acknowledgeNonMaskableInterrupt()
+    }
+
     /// Live only.
     @inline(__always)
     public mutating func kickDelay() throws(ExecutionError) -> UInt64? {
