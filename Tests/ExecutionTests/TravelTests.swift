@@ -14,7 +14,7 @@ struct Trip {
 
     static let samples = [
         "add", "swift-kernel", "echo", "mmio", "string-io", "gaps", "ring3", "triple-fault", "poll",
-        "slow", "timer", "preempted", "preempted-ring3", "syscall", "irq-echo", "entropy",
+        "slow", "timer", "preempted", "preempted-ring3", "irq-echo", "entropy",
     ]
 
     /// Records a sample.
