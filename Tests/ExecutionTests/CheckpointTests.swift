@@ -95,6 +95,11 @@ struct CheckpointTests {
             let step = try machine.cpu.run(other: &other)
             loop.other = other
             if case .interrupted = step { continue }
+            if case .other = step, case .debug = other,
+                try loop.passesDebugExit(&machine.cpu, memory: machine.memory)
+            {
+                continue
+            }
             try take(step, &machine, &loop, &tape)
         }
         while case .exit(let exit) = try machine.cpu.settle() {
@@ -109,6 +114,9 @@ struct CheckpointTests {
         let outcome = try loop.take(
             step, &machine.cpu, &tape, memory: machine.memory, entered: 0, returned: 0)
         #expect(outcome == nil)
+        if loop.mendsSyscall {
+            try loop.watchSyscalls(&machine.cpu, isListenedTo: true, memory: machine.memory)
+        }
     }
 
     private func settle(_ machine: inout GuestMachine) throws {
