@@ -187,6 +187,11 @@ public struct ReplaySession: ~Copyable {
             causes.append(
                 "CPUID in ring 3 shows the host's own CPU, which KVM cannot hide on this host")
         }
+        if causes.isEmpty {
+            causes.append(
+                "nothing that is known to make runs differ: the trace was changed, or KVM or vmtape "
+                    + "does something else than when it was recorded (vmtape verify, vmtape info)")
+        }
         return causes
     }
 

@@ -211,7 +211,7 @@ private struct Reading {
         _ = try write()
         let error = #expect(throws: GuestError.self) { _ = try write() }
         #expect(error?.kind == .exists)
-        #expect(error?.description.contains("--force") == true)
+        #expect(error?.description.contains("--overwrite") == true)
         _ = try write(isReplacing: true)
         // One that broke off is in the way, but not of a replacement.
         // SAFETY: paths are strings of ours.

@@ -163,7 +163,7 @@ import Testing
     func `a disk that becomes full keeps what was recorded`() throws {
         let disk = directory.file("disk")
         let mounted = try ChildProcess.run(
-            ["-c", "mkdir \"$0\" && mount -t tmpfs -o size=7300k vmtape-test \"$0\"", disk],
+            ["-c", "mkdir \"$0\" && mount -t tmpfs -o size=9412k vmtape-test \"$0\"", disk],
             program: "/bin/sh")
         guard mounted.ending == .status(0) else { return }  // a container that forbids it
         defer {

@@ -24,17 +24,10 @@ struct DoctorCommand: ParsableCommand {
         if json {
             var writer = JSONWriter(stream)
             for fact in facts.facts {
-                writer.beginObject()
-                writer.key("schema")
-                writer.value("vmtape.doctor/1")
-                writer.key("name")
-                writer.value(fact.name)
-                writer.key("value")
-                writer.value(fact.value)
-                writer.key("behaviour")
-                writer.value(fact.weight == .behaviour)
-                writer.endObject()
-                writer.endLine()
+                Self.write(fact.name, fact.value, fact.weight == .behaviour, &writer)
+            }
+            for treatment in HiddenInputs.treatments(host.probe.behaviour) {
+                Self.write("hidden-input.\(treatment.name)", treatment.text, false, &writer)
             }
         } else {
             let width = facts.facts.map(\.name.count).max() ?? 0
@@ -52,5 +45,21 @@ struct DoctorCommand: ParsableCommand {
             }
         }
         stream.flush()
+    }
+
+    private static func write(
+        _ name: String, _ value: String, _ isBehaviour: Bool, _ writer: inout JSONWriter
+    ) {
+        writer.beginObject()
+        writer.key("schema")
+        writer.value("vmtape.doctor/1")
+        writer.key("name")
+        writer.value(name)
+        writer.key("value")
+        writer.value(value)
+        writer.key("behaviour")
+        writer.value(isBehaviour)
+        writer.endObject()
+        writer.endLine()
     }
 }
