@@ -14,6 +14,7 @@ struct PC: Sendable {
     var interrupts = InterruptControllerPair()
     /// The APICs; nil where the machine has none.
     var apic: APICPair?
+    private let hasAPIC: Bool
     var timer = IntervalTimer8254()
     var clock: RealTimeClock
     var keyboard = KeyboardController8042()
@@ -35,6 +36,7 @@ struct PC: Sendable {
     private(set) var now: UInt64 = 0
 
     init(_ configuration: PCConfiguration, hasAPIC: Bool) {
+        self.hasAPIC = hasAPIC
         apic = hasAPIC ? APICPair() : nil
         let contents = CMOSContents(
             memoryBelow4GiB: configuration.memoryBelow4GiB,
@@ -113,6 +115,8 @@ struct PC: Sendable {
 
     /// Whether a vector waits for the CPU.
     var hasInterrupt: Bool {
+        // Asked at every exit: an optional's value is copied before it is looked at.
+        guard hasAPIC else { return interrupts.hasInterrupt }
         if apic?.local.hasInterrupt == true { return true }
         return passesExternal && interrupts.hasInterrupt
     }
