@@ -1,4 +1,5 @@
 import Machine
+import Synchronization
 
 /// The devices of a machine and the buses they are on.
 ///
@@ -85,11 +86,14 @@ public struct DeviceSet: ~Copyable {
     /// What a trace keeps of the configuration: ``Configuration/properties``.
     public let properties: [(key: String, value: String)]
 
+    /// Keeps this value at one address: asked for something it is lent then, where a large value
+    /// without would be copied for each question.
+    private let pin = Atomic<Bool>(false)
     private let portTable: UnsafeMutablePointer<Slot>
     let memoryRanges: AddressRanges
     /// Which machine the devices make up.
     public let machine: MachineKind
-    /// A PC's devices, allocated: a large value in this one would be copied where this is passed.
+    /// A PC's devices, allocated.
     private let pcStorage: UnsafeMutablePointer<PC>
     /// Where the PC's power management registers are.
     private var powerManagementBase: UInt16?
