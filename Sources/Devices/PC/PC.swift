@@ -1,6 +1,8 @@
+import Synchronization
+
 /// A PC's devices beside the serial port, and how they are wired: which device pulls which
 /// interrupt line, and what the ports that several share do.
-struct PC: Sendable {
+struct PC: ~Copyable, Sendable {
     /// Interrupt lines, as an AT has them.
     enum Line {
         static let timer = 0
@@ -11,6 +13,8 @@ struct PC: Sendable {
         static let auxiliary = 12
     }
 
+    /// Keeps this value at one address (see ``DeviceSet``).
+    private let pin = Atomic<Bool>(false)
     var interrupts = InterruptControllerPair()
     /// The APICs; nil where the machine has none.
     var apic: APICPair?
