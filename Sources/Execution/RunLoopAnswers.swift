@@ -289,8 +289,11 @@ extension RunLoop {
             case .exception(let vector, let errorCode):
                 unsafe detail = .exception(vector: vector, errorCode: errorCode)
             case .debug(let stop):
+                // Which of the four breakpoints it was, and what else is armed, is a matter of who
+                // looks: a replay that searches or travels has others in the registers.
+                let status = stop.dr6 & 0xF == 0 ? stop.dr6 : stop.dr6 & ~0xF | 1
                 unsafe detail = .debug(
-                    exception: stop.exception, pc: stop.pc.rawValue, dr6: stop.dr6, dr7: stop.dr7)
+                    exception: stop.exception, pc: stop.pc.rawValue, dr6: status, dr7: 0)
             case .hypercall(let call):
                 unsafe detail = .hypercall(
                     number: call.number, isLongMode: call.isLongMode, arguments: data)

@@ -1,3 +1,4 @@
+import Devices
 import Guest
 import KVM
 import Machine
@@ -15,16 +16,18 @@ struct Trip {
     static let samples = [
         "add", "swift-kernel", "echo", "mmio", "string-io", "gaps", "ring3", "triple-fault", "poll",
         "slow", "timer", "preempted", "preempted-ring3", "irq-echo", "entropy",
+        "syscall", "apic-timer",
     ]
 
     /// Records a sample.
     init(_ host: borrowing Host, _ name: String) throws {
         let guests = ["swift-kernel": "7", "poll": "500", "slow": "4 2000"]
         switch name {
-        case "timer", "preempted", "preempted-ring3", "irq-echo", "entropy":
+        case "timer", "preempted", "preempted-ring3", "irq-echo", "entropy", "apic-timer":
             let arguments = ["timer": "20", "preempted": "60", "preempted-ring3": "40"]
             let guest = PCGuest.sample(
-                name, arguments[name] ?? "", input: name == "irq-echo" ? "hello\rquit\r" : "")
+                name, arguments[name] ?? "", input: name == "irq-echo" ? "hello\rquit\r" : "",
+                machine: name == "apic-timer" ? .pcAPIC : .pc)
             let tape = try guest.record(host, .host)
             directory = tape.directory
             path = tape.path

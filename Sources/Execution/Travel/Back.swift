@@ -82,7 +82,7 @@ extension TimeMachine {
     ) throws(ExecutionError) -> [Position] {
         var places: [Position] = []
         while position < end, places.count < 1 << 17 {
-            if places.isEmpty { try keep(position, isTemporary: true) }
+            if places.isEmpty { try keep(position) }
             places.append(position)
             guard case .reached = try stepOnce(isInterrupted) else { break }
         }

@@ -20,7 +20,7 @@ extension TimeMachine {
             registers: registers, system: systemRegisters, kernelGSBase: kernelGSBase,
             floatingPoint: Array(try extendedState().prefix(512)))
         // Rewritten code that was overwritten since is what it is.
-        let originals = reader.header.rewrittenSites.compactMap { site -> CoreFile.Original? in
+        let originals = rewrittenSites.compactMap { site -> CoreFile.Original? in
             let bytes = memory(at: site.address, count: site.original.count)
             return bytes == site.original
                 ? CoreFile.Original(address: site.address, bytes: site.original) : nil
@@ -34,9 +34,7 @@ extension TimeMachine {
 
     /// Keeps the machine as it is here, so that coming back is quick; false where it cannot be kept.
     public mutating func keepHere() throws(ExecutionError) -> Bool {
-        let count = keyframes.frames.count
-        try keep(position, isTemporary: false)
-        return keyframes.frames.count > count
-            || keyframes.frames.contains { $0.position == position }
+        try keep(position)
+        return keyframes.frames.contains { $0.position == position }
     }
 }

@@ -120,17 +120,16 @@ extension TimeMachine {
         guard keyframes.isWanted(at: here, nanoseconds: guestNanoseconds), try canRest() else {
             return
         }
-        try keep(here, isTemporary: false)
+        try keep(here)
     }
 
     /// Makes a keyframe of where the machine stands.
-    mutating func keep(_ here: Position, isTemporary: Bool) throws(ExecutionError) {
+    mutating func keep(_ here: Position) throws(ExecutionError) {
         guard ending == nil, divergence == nil, hasCounter || here.instructions == 0 else { return }
         let cpu = try kvm { () throws(KVMError) in try machine.cpu.checkpoint() }
         let frame = Keyframe(
             position: here, cpu: cpu, tape: tape.place, loop: loop.place, spanStart: spanStart,
-            standing: standing == .atExit ? .atExit : .afterStop, nanoseconds: guestNanoseconds,
-            isTemporary: isTemporary)
+            standing: standing == .atExit ? .atExit : .afterStop, nanoseconds: guestNanoseconds)
         try keyframes.insert(frame, &machine)
     }
 }

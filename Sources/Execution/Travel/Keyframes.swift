@@ -15,8 +15,6 @@ struct Keyframe: Sendable {
     var standing: Standing
     /// How long the guest runs from the beginning to here, as measured, in nanoseconds.
     var nanoseconds: UInt64
-    /// Made to go back in small steps, and the first to go.
-    var isTemporary: Bool
     /// Slots of pages written since the keyframe before, perhaps with what they held already.
     var written: [Int32] = []
     /// Slots of pages that have a version of this keyframe.
@@ -47,10 +45,8 @@ struct Keyframes: ~Copyable {
     private let byteLimit: Int
     /// Keyframes are made no closer than this, in nanoseconds of the guest's running.
     private(set) var spacing: UInt64
-    private var temporaryCount = 0
     private var frameBytes = 0
 
-    static let temporaryLimit = 32
     /// What one version of a page takes beside the page itself.
     private static let versionBytes = MemoryLayout<Position>.stride + 24
 
@@ -149,9 +145,7 @@ struct Keyframes: ~Copyable {
         }
         frame.siteBytes = hasSites ? 0 : frame.loop.sites.byteCount
         frameBytes += frame.byteCount
-        if frame.isTemporary { temporaryCount += 1 }
         frames.insert(frame, at: before + 1)
-        if temporaryCount > Self.temporaryLimit { dropTemporaries() }
         try thin(&machine)
     }
 
@@ -229,16 +223,7 @@ struct Keyframes: ~Copyable {
             frames[index + 1].siteBytes = frame.siteBytes
             frameBytes += frame.siteBytes
         }
-        if frame.isTemporary { temporaryCount -= 1 }
         frames.remove(at: index)
-    }
-
-    private mutating func dropTemporaries() {
-        // The flag goes, and thinning treats them as all others.
-        for index in frames.indices where frames[index].isTemporary {
-            frames[index].isTemporary = false
-        }
-        temporaryCount = 0
     }
 
     /// Drops keyframes until the rest fits; the first stays.

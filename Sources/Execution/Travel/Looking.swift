@@ -73,10 +73,13 @@ extension TimeMachine {
         return bytes
     }
 
+    /// Instructions that were rewritten before the run began, and on the way.
+    var rewrittenSites: [RewrittenSite] { reader.header.rewrittenSites + loop.rewrittenSites }
+
     /// Puts original bytes where rewritten instructions stand.
     private func showOriginals(in bytes: inout [UInt8], at address: UInt64) {
         guard !bytes.isEmpty else { return }
-        for site in reader.header.rewrittenSites + loop.rewrittenSites {
+        for site in rewrittenSites {
             let start = site.address.rawValue
             let length = UInt64(site.replacement.count)
             guard start < address &+ UInt64(bytes.count), address < start &+ length,
@@ -95,11 +98,6 @@ extension TimeMachine {
                 bytes[Int(start &+ UInt64(index) - address)] = site.original[index]
             }
         }
-    }
-
-    /// The RAM's regions: base and length in bytes, ROM included, in ascending order.
-    public var memoryRegions: [(base: GuestPhysicalAddress, length: UInt64, isReadOnly: Bool)] {
-        machine.memory.regions.map { ($0.base, $0.lengthInBytes, $0.isReadOnly) }
     }
 
     /// The digest of all of RAM, as a trace's end has it.

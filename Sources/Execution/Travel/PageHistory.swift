@@ -46,16 +46,6 @@ final class PageCopy: Sendable {
         // SAFETY: both have 4096 bytes.
         unsafe memcmp(bytes, other, Self.pageBytes) == 0
     }
-
-    /// Some bytes of the page.
-    func bytes(_ range: Range<Int>) -> [UInt8] {
-        precondition(range.lowerBound >= 0 && range.upperBound <= Self.pageBytes)
-        // SAFETY: the range lies in the page.
-        return unsafe Array(
-            UnsafeRawBufferPointer(
-                rebasing: UnsafeRawBufferPointer(
-                    start: bytes, count: Self.pageBytes)[range]))
-    }
 }
 
 /// What each page held at the keyframes at which it had changed.

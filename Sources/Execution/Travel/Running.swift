@@ -53,20 +53,25 @@ extension TimeMachine {
             // Run a while without stops, then again with them where there may be any.
             let start = position
             let marker = watchReader()
-            try keep(start, isTemporary: true)
+            try keep(start)
             forgetWrites(marker)
             let first = try forward(
                 Course(
                     stops: breakpoints.count > 4 ? [] : breakpoints,
                     pause: Self.lookNanoseconds), isInterrupted: isInterrupted)
-            if case .diverged = first { return try stop(first) }
+            var isDivergent = false
+            if case .diverged = first { isDivergent = true }
             let isTouched = try areWatchedPagesWritten(marker)
             let end = position
             let isEnd = ending != nil
             if breakpoints.count > 4 || isTouched {
                 let hit = try firstHit(
-                    from: start, to: isEnd ? nil : end, isTouched: isTouched, isInterrupted)
+                    from: start, to: isEnd || isDivergent ? nil : end, isTouched: isTouched,
+                    isInterrupted)
                 if let hit { return try stop(hit) }
+                if isDivergent {
+                    return try stop(forward(Course(), isInterrupted: isInterrupted))
+                }
                 // Nothing was there: on, from the end of the stretch.
                 if position != end || (isEnd && ending == nil) {
                     let arrival = try go(to: end, isInterrupted: isInterrupted)
@@ -102,7 +107,8 @@ extension TimeMachine {
                 isInterrupted: isInterrupted)
             switch arrival {
             case .breakpoint: nearest = (position, arrival)
-            case .interrupted, .diverged: return arrival
+            case .interrupted: return arrival
+            // Others may stop before it.
             default: break
             }
         }
@@ -148,14 +154,14 @@ extension TimeMachine {
             var last: (position: Position, stop: TravelStop)?
             if isTouched {
                 try restore(keyframes.index(atOrBefore: start))
-                let failed = try lastHitStepping(
+                let failed = try lastHit(
                     before: end, stops, watched, into: &last, isInterrupted)
                 if let failed { return failed }
             } else {
                 for first in stride(from: 0, to: stops.count, by: 4) {
                     try restore(keyframes.index(atOrBefore: start))
                     let group = Array(stops[first..<min(first + 4, stops.count)])
-                    let failed = try lastHit(before: end, group, into: &last, isInterrupted)
+                    let failed = try lastHit(before: end, group, [], into: &last, isInterrupted)
                     if let failed { return failed }
                 }
             }
@@ -176,9 +182,10 @@ extension TimeMachine {
         return .historyBegin
     }
 
-    /// The last breakpoint from here to before a position.
+    /// The last stop from here to before a position; where bytes are watched, instruction by
+    /// instruction.
     private mutating func lastHit(
-        before end: Position, _ stops: [GuestVirtualAddress],
+        before end: Position, _ stops: [GuestVirtualAddress], _ watched: [Watchpoint],
         into last: inout (position: Position, stop: TravelStop)?, _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> TravelStop? {
         func note(_ place: Position, _ address: GuestVirtualAddress) {
@@ -188,32 +195,11 @@ extension TimeMachine {
         if stops.contains(linearRIP), try !isInterruptNext() { note(position, linearRIP) }
         while true {
             let arrival = try forward(
-                Course(limit: end, stops: stops), isInterrupted: isInterrupted)
-            switch arrival {
-            case .breakpoint(let address): note(position, address)
-            case .interrupted, .diverged: return try stop(arrival)
-            default: return nil
-            }
-        }
-    }
-
-    /// The same with watched bytes, instruction by instruction.
-    private mutating func lastHitStepping(
-        before end: Position, _ stops: [GuestVirtualAddress], _ watched: [Watchpoint],
-        into last: inout (position: Position, stop: TravelStop)?, _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> TravelStop? {
-        if let address = stops.first(where: { $0 == linearRIP }), position < end,
-            try !isInterruptNext()
-        {
-            last = (position, .breakpoint(address))
-        }
-        while true {
-            let arrival = try forward(
-                Course(limit: end, stops: stops, watched: watched, keepsFrames: false),
+                Course(
+                    limit: end, stops: stops, watched: watched, keepsFrames: watched.isEmpty),
                 isInterrupted: isInterrupted)
             switch arrival {
-            case .breakpoint(let address):
-                if position < end { last = (position, .breakpoint(address)) }
+            case .breakpoint(let address): note(position, address)
             case .change(let hit):
                 guard let place = changedAfter, position <= end else { return nil }
                 last = (place, .watchpoint(hit))

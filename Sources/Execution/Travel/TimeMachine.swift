@@ -109,19 +109,20 @@ public struct TimeMachine: ~Copyable {
         let tape = try Tape(
             cursor, file: reader.path, registers: machine.registers,
             system: machine.systemRegisters, progress: progress)
-        if let mismatch = tape.mismatch {
-            throw .cannotReplay(Self.startDiffers(mismatch, reader))
+        if tape.mismatch != nil {
+            throw .cannotReplay(Self.startDiffers(reader))
         }
         try machine.trackWrites()
         let ram = try CurrentMemoryDigest(&machine)
-        let loop = RunLoop(
+        var loop = RunLoop(
             behaviour: host.probe.behaviour, traps: machine.traps, stop: StopRequest())
+        loop.hasLocalAPIC = machine.hasLocalAPIC
         let first = try kvm { () throws(KVMError) in
             try machine.cpu.refreshPage()
             return Keyframe(
                 position: .begin, cpu: try machine.cpu.checkpoint(), tape: tape.place,
                 loop: loop.place, spanStart: 0, standing: .atExit,
-                nanoseconds: 0, isTemporary: false)
+                nanoseconds: 0)
         }
         let keyframes = try Keyframes(
             &machine, first: first, byteLimit: options.keyframeBytes,
@@ -144,7 +145,7 @@ public struct TimeMachine: ~Copyable {
         hostDifferences = differences
     }
 
-    private static func startDiffers(_ mismatch: TapeMismatch, _ reader: TraceReader) -> String {
+    private static func startDiffers(_ reader: TraceReader) -> String {
         "\(reader.path): the guest's first state differs from the recorded one; "
             + "vmtape replay says how"
     }
