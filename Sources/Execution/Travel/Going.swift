@@ -45,9 +45,9 @@ extension TimeMachine {
     /// What a move tells its caller.
     func stop(_ arrival: Arrival) throws(ExecutionError) -> TravelStop {
         switch arrival {
-        case .reached, .paused, .overshot: .arrived
+        case .reached, .paused, .overshot, .shielded: .arrived
         case .breakpoint(let address): .breakpoint(address)
-        case .change(let hit): .watchpoint(hit)
+        case .touch(let hit): .watchpoint(hit)
         case .historyEnd: .historyEnd
         case .interrupted: .interrupted
         case .diverged:

@@ -12,8 +12,10 @@ enum Arrival {
     case paused
     /// A breakpoint.
     case breakpoint(GuestVirtualAddress)
-    /// Watched bytes changed.
-    case change(WatchHit)
+    /// Watched bytes were touched.
+    case touch(WatchHit)
+    /// The guest came to memory that is shielded: the machine is of no use until it is restored.
+    case shielded
     /// The run ends.
     case historyEnd
     /// Somebody asked for it.
@@ -87,8 +89,9 @@ extension TimeMachine {
                 break
             }
         }
+        if case .shielded = arrival { return arrival }
         try comeToRest()
-        if let before = journey.changedAfter { changedAfter = before }
+        if let before = journey.touchedAfter { touchedAfter = before }
         if case .overshot = arrival { return arrival }
         if divergence == nil, ending == nil, try !canRest() {
             // Ring 3, and no end of it: the last keyframe is a place.
@@ -110,13 +113,19 @@ extension TimeMachine {
         var patience = 20
         /// What is watched held.
         var contents: [[UInt8]] = []
-        /// The last place where it held that.
+        /// What of it was touched since.
+        var touches: Touches
+        /// Reads are watched for.
+        let watchesReads: Bool
+        /// The last place before it was touched.
         var placeBefore = Position.begin
-        var changedAfter: Position?
+        var touchedAfter: Position?
         var began = HostThread.monotonicNanoseconds()
 
         init(_ course: Course) {
             self.course = course
+            touches = Touches(course.watched.count)
+            watchesReads = course.watched.contains { $0.kind != .change }
             breakpoints = GuestDebug(
                 breakpoints: course.stops.prefix(4).map { GuestDebug.Breakpoint($0) })
         }
@@ -205,6 +214,8 @@ extension TimeMachine {
         }
         if isStepped { stopClock() }
         if !isStepped || instead != nil { try setTimer(slice) }
+        let glance = isStepped && journey.watchesReads ? try self.glance() : nil
+        let count = glance == nil ? 0 : try ticks()
         let ran = isStepped && instead == nil ? try runStep() : try run(slice: slice)
         if instead != nil, case .stopped = ran, try ticks() == 0 { standing = .atEntry }
         switch ran {
@@ -214,15 +225,22 @@ extension TimeMachine {
             // What a step leaves pending would end as a step of its own.
             guard isStepped else { return nil }
             if let arrival = try settle() { return arrival }
-            return try changes(&journey)
+            if let glance { note(glance, &journey) }
+            return try touch(&journey)
         case .stopped:
             if let arrival = try settle() { return arrival }
+            if let glance, try isExecuted(glance, since: count, isAlone: instead == nil) {
+                note(glance, &journey)
+            }
             let rests = try canRest()
             if isStepped, rests { steps &+= 1 }
-            if rests, let arrival = try changes(&journey) { return arrival }
+            if rests, let arrival = try touch(&journey) { return arrival }
             return try arrivalAtStop(journey, rests: rests)
         case .kicked:
+            // Some rounds of a REP may have been made.
+            if let glance, glance.accesses?.isRepeated ?? false { note(glance, &journey) }
             return try lookAround(&journey, slice: slice, bound: bound, isInterrupted)
+        case .shielded: return .shielded
         }
     }
 
@@ -243,16 +261,44 @@ extension TimeMachine {
         return .breakpoint(rip)
     }
 
-    /// What changed of the watched bytes since the last place.
-    private mutating func changes(_ journey: inout Journey) throws(ExecutionError) -> Arrival? {
+    /// Whether a step executed the instruction that was next, and did not raise a fault instead: that
+    /// counts, and so does the first of its handler.
+    private mutating func isExecuted(
+        _ glance: Glance, since count: UInt64, isAlone: Bool
+    ) throws(ExecutionError) -> Bool {
+        guard hasCounter, isAlone, let accesses = glance.accesses, !accesses.isRepeated else {
+            return true
+        }
+        return try ticks() &- count == 1
+    }
+
+    /// Notes what of the watched bytes an instruction touched.
+    private func note(_ glance: Glance, _ journey: inout Journey) {
+        // SAFETY: the page's registers do not change before the next run.
+        let count = unsafe machine.cpu.registersPointer.pointee[.rcx]
+        for piece in glance.pieces(countAfter: count) {
+            journey.touches.add(
+                piece, journey.course.watched, system: glance.system, memory: machine.memory)
+        }
+    }
+
+    /// The first of the watchpoints that was touched since the last place.
+    private mutating func touch(_ journey: inout Journey) throws(ExecutionError) -> Arrival? {
         guard !journey.course.watched.isEmpty else { return nil }
         for (index, watchpoint) in journey.course.watched.enumerated() {
             let now = bytes(of: watchpoint)
-            guard now != journey.contents[index] else { continue }
-            journey.changedAfter = journey.placeBefore
-            return .change(
-                WatchHit(watchpoint: watchpoint, old: journey.contents[index], new: now))
+            let old = journey.contents[index]
+            journey.contents[index] = now
+            var address = watchpoint.kind == .change ? nil : journey.touches.first[index]
+            if address == nil, watchpoint.kind != .read, now != old {
+                let offset = zip(old, now).enumerated().first { $1.0 != $1.1 }?.offset ?? 0
+                address = GuestPhysicalAddress(watchpoint.address.rawValue &+ UInt64(offset))
+            }
+            guard let address else { continue }
+            journey.touchedAfter = journey.placeBefore
+            return .touch(WatchHit(watchpoint: watchpoint, address: address, old: old, new: now))
         }
+        journey.touches.clear()
         journey.placeBefore = Position(exitCount: loop.exitCount, instructions: try ticks())
         return nil
     }
@@ -305,15 +351,23 @@ extension TimeMachine {
         case stopped
         /// The guest was interrupted; nothing is pending.
         case kicked
+        /// It came to memory that is shielded.
+        case shielded
     }
 
     private mutating func run(slice: UInt64?) throws(ExecutionError) -> Ran {
         let before = slice == nil ? 0 : try ticks()
         let start = slice == nil ? 0 : HostThread.monotonicNanoseconds()
         let step: RunStep
-        do throws(KVMError) { step = try machine.cpu.run(other: &loop.other) } catch {
-            throw .kvm(error)
-        }
+        do throws(KVMError) {
+            if let shield {
+                let free = try shield.run(&machine.cpu, &loop.other, machine.memory)
+                guard let free else { return .shielded }
+                step = free
+            } else {
+                step = try machine.cpu.run(other: &loop.other)
+            }
+        } catch { throw .kvm(error) }
         switch step {
         case .interrupted:
             _ = machine.cpu.acknowledgeKick()

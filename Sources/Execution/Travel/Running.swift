@@ -61,9 +61,12 @@ extension TimeMachine {
                     pause: Self.lookNanoseconds), isInterrupted: isInterrupted)
             var isDivergent = false
             if case .diverged = first { isDivergent = true }
-            let isTouched = try areWatchedPagesWritten(marker)
+            var isTouched = try areWatchedPagesWritten(marker)
             let end = position
             let isEnd = ending != nil
+            if !isTouched, !isDivergent {
+                isTouched = try mayBeRead(watchpoints, since: start)
+            }
             if breakpoints.count > 4 || isTouched {
                 let hit = try firstHit(
                     from: start, to: isEnd || isDivergent ? nil : end, isTouched: isTouched,
@@ -93,7 +96,7 @@ extension TimeMachine {
                 Course(limit: end, stops: breakpoints, watched: watchpoints, keepsFrames: false),
                 isInterrupted: isInterrupted)
             switch arrival {
-            case .breakpoint, .change, .interrupted, .diverged: return arrival
+            case .breakpoint, .touch, .interrupted, .diverged: return arrival
             default: return nil
             }
         }
@@ -150,7 +153,11 @@ extension TimeMachine {
         while end > .begin, !stops.isEmpty || !watched.isEmpty {
             let index = keyframes.index(before: end)
             let start = keyframes.frames[index].position
-            let isTouched = try mayChange(watched, after: index, isLast: isFirst)
+            var isTouched = try mayChange(watched, after: index, isLast: isFirst)
+            if !isTouched, !watched.isEmpty {
+                if position != end { try restore(keyframes.index(atOrBefore: end)) }
+                isTouched = try mayBeRead(watched, since: start)
+            }
             var last: (position: Position, stop: TravelStop)?
             if isTouched {
                 try restore(keyframes.index(atOrBefore: start))
@@ -200,8 +207,8 @@ extension TimeMachine {
                 isInterrupted: isInterrupted)
             switch arrival {
             case .breakpoint(let address): note(position, address)
-            case .change(let hit):
-                guard let place = changedAfter, position <= end else { return nil }
+            case .touch(let hit):
+                guard let place = touchedAfter, position <= end else { return nil }
                 last = (place, .watchpoint(hit))
             case .interrupted, .diverged: return try stop(arrival)
             default: return nil

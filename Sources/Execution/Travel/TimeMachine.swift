@@ -70,8 +70,12 @@ public struct TimeMachine: ~Copyable {
     var standing = Standing.atExit
     /// What a move came to while it was being prepared.
     var lastArrival = Arrival.reached
-    /// The last place before watched bytes changed.
-    var changedAfter: Position?
+    /// The last place before watched bytes were touched.
+    var touchedAfter: Position?
+    /// Memory that the guest must not come to; nil: there is none.
+    var shield: Shield?
+    /// Stretches of the run are tried with a shield before they are stepped.
+    var usesShield = true
     /// What stops the guest now.
     var armed = GuestDebug.off
     /// A kick will come.
