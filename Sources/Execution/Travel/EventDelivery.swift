@@ -19,16 +19,43 @@ struct EventDelivery {
         _ events: VCPUEvents, registers: GeneralRegisters, system: SystemRegisters,
         memory: borrowing GuestMemory
     ) {
+        self.init(registers: registers, system: system)
+        guard let event = Self.event(events), deliver(event, memory) else { return nil }
+    }
+
+    /// An exception that a step raised, whose handler's first instruction was executed with it; nil
+    /// where none leads to where the CPU stands.
+    init?(
+        raisedBefore rip: UInt64, registers: GeneralRegisters, system: SystemRegisters,
+        memory: borrowing GuestMemory, lengthOfInstruction: (EventDelivery) -> Int?
+    ) {
+        for vector in Self.exceptionVectors {
+            self.init(registers: registers, system: system)
+            if deliver((vector, Self.pushesErrorCode.contains(vector)), memory),
+                let length = lengthOfInstruction(self),
+                self.registers.rip &+ UInt64(length) == rip
+            {
+                return
+            }
+        }
+        return nil
+    }
+
+    private init(registers: GeneralRegisters, system: SystemRegisters) {
         self.registers = registers
         self.system = system
-        guard let event = Self.event(events) else { return nil }
-        let isDelivered =
-            switch system.mode {
-            case .long, .compatibility: deliver(event, memory)
-            case .real: deliverInRealMode(event.vector, memory)
-            case .protected16, .protected32: false
-            }
-        guard isDelivered else { return nil }
+    }
+
+    /// #PF first, which comes most often (Intel SDM vol. 3, table 6-1).
+    private static let exceptionVectors: [UInt64] = [14] + Array(0..<14) + Array(16..<22)
+    private static let pushesErrorCode: [UInt64] = [8, 10, 11, 12, 13, 14, 17, 21]
+
+    private mutating func deliver(_ event: Event, _ memory: borrowing GuestMemory) -> Bool {
+        switch system.mode {
+        case .long, .compatibility: deliverInLongMode(event, memory)
+        case .real: deliverInRealMode(event.vector, memory)
+        case .protected16, .protected32: false
+        }
     }
 
     private typealias Event = (vector: UInt64, hasErrorCode: Bool)
@@ -43,7 +70,9 @@ struct EventDelivery {
     }
 
     /// Intel SDM vol. 3, 6.14: gate, stack, frame.
-    private mutating func deliver(_ event: Event, _ memory: borrowing GuestMemory) -> Bool {
+    private mutating func deliverInLongMode(
+        _ event: Event, _ memory: borrowing GuestMemory
+    ) -> Bool {
         guard
             let handler = PageWalk.handler(
                 of: UInt8(truncatingIfNeeded: event.vector), system: system, memory: memory)

@@ -229,8 +229,11 @@ extension TimeMachine {
             return try touch(&journey)
         case .stopped:
             if let arrival = try settle() { return arrival }
-            if let glance, try isExecuted(glance, since: count, isAlone: instead == nil) {
-                note(glance, &journey)
+            if let glance {
+                let isExecuted = try isExecuted(glance, since: count, isAlone: instead == nil)
+                if let seen = isExecuted ? glance : self.glance(atExceptionAfter: glance) {
+                    note(seen, &journey)
+                }
             }
             let rests = try canRest()
             if isStepped, rests { steps &+= 1 }

@@ -74,7 +74,9 @@ extension TimeMachine {
         let reads = watched.filter { $0.kind != .change }
         guard !reads.isEmpty, position > start else { return false }
         // Without a counter the way back to the end would be stepped.
-        guard hasCounter, usesShield, let shield = Shield(reads, machine.memory) else { return true }
+        guard hasCounter, usesShield, let shield = Shield(reads, machine.memory) else {
+            return true
+        }
         let end = position
         let isEnd = ending != nil
         let digest = try stateDigest()
@@ -86,10 +88,15 @@ extension TimeMachine {
         let arrival = try forward(
             Course(limit: isEnd ? nil : end, keepsFrames: false), isInterrupted: { false })
         switch arrival {
-        case .reached, .historyEnd: break
-        default: return true
+        case .reached, .historyEnd:
+            if position == end {
+                let now = try stateDigest()
+                if now == digest { return false }
+            }
+        default: break
         }
-        guard position == end else { return true }
-        return try stateDigest() != digest
+        // What the guest did behind the shield is nothing to go on from.
+        try restore(keyframes.index(atOrBefore: start))
+        return true
     }
 }

@@ -74,6 +74,8 @@ public struct TimeMachine: ~Copyable {
     var touchedAfter: Position?
     /// Memory that the guest must not come to; nil: there is none.
     var shield: Shield?
+    /// How many places going back remembers at once; at least 2.
+    var placeLimit = 1 << 17
     /// Stretches of the run are tried with a shield before they are stepped.
     var usesShield = true
     /// What stops the guest now.

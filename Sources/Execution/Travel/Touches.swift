@@ -162,6 +162,21 @@ extension TimeMachine {
         return look(registers, system)
     }
 
+    /// What was executed in the place of an instruction that raised an exception: the delivery, and
+    /// the handler's first instruction. Nil where nobody can tell.
+    func glance(atExceptionAfter before: Glance) -> Glance? {
+        // SAFETY: the page's registers do not change before the next run.
+        let rip = unsafe machine.cpu.registersPointer.pointee.rip
+        let entry = EventDelivery(
+            raisedBefore: rip, registers: before.registers, system: before.system,
+            memory: machine.memory
+        ) { look($0.registers, $0.system).accesses?.length }
+        guard let entry else { return nil }
+        var glance = look(entry.registers, entry.system)
+        glance.delivery = entry.pieces
+        return glance
+    }
+
     private func look(_ registers: GeneralRegisters, _ system: SystemRegisters) -> Glance {
         let address = PageWalk.linearRIP(registers.rip, system: system)
         let code = PageWalk.read(

@@ -37,7 +37,7 @@ enum MonitorAnswers {
     // MARK: Going
 
     private static func go(
-        to destination: MonitorCommand.Destination, _ run: inout RecordedRun,
+        to destination: Destination, _ run: inout RecordedRun,
         _ interrupt: InterruptFlag
     ) throws(DebugError) -> MonitorReply {
         let stop: TravelStop

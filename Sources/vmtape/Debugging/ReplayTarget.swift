@@ -13,6 +13,7 @@ struct ReplayTarget: DebugTarget, ~Copyable {
     private var places: [Breakpoint] = []
     /// What stands for a watchpoint of the debugger's: memory of one page each.
     private var watched: [(breakpoint: Breakpoint, parts: [Watchpoint])] = []
+    private var console = ConsoleOnTheWay()
 
     /// IA32_KERNEL_GS_BASE (Intel SDM vol. 4, table 2-2).
     private static let kernelGSBase: UInt32 = 0xC000_0102
@@ -135,6 +136,7 @@ struct ReplayTarget: DebugTarget, ~Copyable {
     mutating func resume(
         _ action: ResumeAction, thread: DebugThread.ID, until interrupt: InterruptFlag
     ) throws(DebugError) -> StopEvent {
+        console.begin(at: run.machine.position)
         let stop = try orSay { run throws(ExecutionError) in
             let isInterrupted = { interrupt.isRaised }
             switch action {
@@ -154,6 +156,10 @@ struct ReplayTarget: DebugTarget, ~Copyable {
             }
         }
         return StopEvent(reason(stop))
+    }
+
+    mutating func printed() throws(DebugError) -> [UInt8] {
+        try console.printed(until: run.machine.position, run.reader)
     }
 
     private func reason(_ stop: TravelStop) -> GDBRemote.StopReason {
