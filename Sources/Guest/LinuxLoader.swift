@@ -35,7 +35,9 @@ extension LoadPlan {
         let address = try area.takeHigh(parameters.length, for: "boot parameters")
         add(parameters.bytes(at: address)[...], at: address, "boot parameters")
         let tables: PageTables
-        do throws(PageTables.Failure) { tables = try PageTables() } catch { throw self.error(error) }
+        do throws(PageTables.Failure) {
+            tables = try PageTables()
+        } catch { throw self.error(error) }
         let tablesAddress = try place(tables, in: &area)
         let descriptors = try placeDescriptors(in: &area, is64Bit: true)
         start(.long(entry: entry, descriptors: descriptors, tables: tablesAddress))

@@ -108,8 +108,9 @@ struct GuestOptions: ParsableArguments {
     var cpu: Int?
 
     @Argument(
-        help:
-            "The guest: a flat binary, an ELF, multiboot or Linux kernel, or firmware; may be gzipped.")
+        help: ArgumentHelp(
+            "The guest: a flat binary, an ELF, multiboot or Linux kernel, or firmware; may be "
+                + "gzipped."))
     var image: String
 
     @Argument(
