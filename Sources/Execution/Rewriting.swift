@@ -34,7 +34,8 @@ public struct Rewriting: Sendable {
     init(_ plan: LoadPlan, rewritesCPUID: Bool, watches: Bool = false) {
         var hasOut: Set<UInt8> = []
         var found: [(kind: Instruction.Kind, range: CodeRange, offset: Int)] = []
-        let disassembler = Disassembler(plan.kind == .elf64 ? .long64 : .protected32)
+        let disassembler = Disassembler(
+            plan.kind == .elf64 || plan.kind == .linux ? .long64 : .protected32)
         for range in plan.code where watches || range.isCertain {
             let bytes = Array(plan.image[range.fileRange])
             for index in bytes.indices.dropLast() where bytes[index] == RewriteTraps.outOpcode {
