@@ -56,6 +56,10 @@ extension TimeMachine {
     private mutating func startOfWindow(
         _ window: UInt64, before end: Position, _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Position? {
+        if let steps = end.ring3, steps > window {
+            return Position(
+                exitCount: end.exitCount, instructions: end.instructions, ring3: steps - window)
+        }
         if end.instructions > 0 {
             return Position(
                 exitCount: end.exitCount,
@@ -89,6 +93,10 @@ extension TimeMachine {
             // everywhere: the earlier ones are found again from the first that is kept.
             if places.count == placeLimit { places.removeFirst(placeLimit / 2) }
             places.append(position)
+            if let arrival = try leaveLongRing3(before: end, isInterrupted) {
+                guard arrival.isReached else { return nil }
+                continue
+            }
             switch try stepOnce(isInterrupted) {
             case .reached: break
             case .historyEnd: return places
@@ -96,6 +104,25 @@ extension TimeMachine {
             }
         }
         return places
+    }
+
+    /// Steps of one stretch of ring 3 that are places on the way back to one behind it.
+    private static let ring3Places: UInt64 = 1 << 11
+
+    /// Runs to the end of a stretch of ring 3 that takes too long to be stepped; nil where it does not.
+    private mutating func leaveLongRing3(
+        before end: Position, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival? {
+        guard let steps = position.ring3, steps >= Self.ring3Places else { return nil }
+        if end.ring3 != nil, end.exitCount == position.exitCount,
+            end.instructions == position.instructions
+        {
+            return nil
+        }
+        let behind = Position(
+            exitCount: position.exitCount,
+            instructions: max(position.instructions, 1))
+        return try forward(Course(limit: behind), isInterrupted: isInterrupted)
     }
 }
 

@@ -24,6 +24,10 @@ enum Arrival {
     case diverged
     /// The guest was faster than it has ever been, and ran past the limit: go back and do it again.
     case overshot
+
+    var isReached: Bool {
+        if case .reached = self { true } else { false }
+    }
 }
 
 /// What a move forward has to look at on its way.
@@ -32,6 +36,9 @@ struct Course {
     var limit: Position?
     /// Breakpoints: four at most, unless every instruction is stepped.
     var stops: [GuestVirtualAddress] = []
+    /// Breakpoints in ring 3's code, where the CPU's do not stop it; every instruction of ring 0 is
+    /// stepped where there are any.
+    var ring3Stops: [GuestVirtualAddress] = []
     /// Watched bytes; every instruction is stepped where there are any.
     var watched: [Watchpoint] = []
     /// Ends after the guest has run for about that long, in nanoseconds.
@@ -72,7 +79,7 @@ extension TimeMachine {
         throw .kvm(.malformed("a guest that runs faster than it can be stopped"))
     }
 
-    private mutating func attempt(
+    mutating func attempt(
         _ course: Course, isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival {
         if divergence != nil { return .diverged }
@@ -107,6 +114,8 @@ extension TimeMachine {
         var isAtStart = true
         /// The interrupt that the tape has at this exit was offered to the CPU.
         var isDelivered = false
+        /// A breakpoint comes in this stretch of ring 3: it is stepped.
+        var stepsRing3 = false
         /// What the move comes to at the next place at which the machine can rest.
         var wanted: Arrival?
         /// Kicks that were waited for until then.
@@ -140,8 +149,9 @@ extension TimeMachine {
         if journey.wanted != nil || limit.map({ loop.exitCount >= $0.exitCount }) ?? false {
             if let arrival = try settle() { return arrival }
             if let limit {
-                let place = Position(exitCount: loop.exitCount, instructions: try ticks())
+                let place = try here()
                 if place >= limit, try canRest() { return .reached }
+                if try isLost(before: limit) { return .overshot }
                 if limit.exitCount == loop.exitCount { bound = limit.instructions }
             }
             if let wanted = journey.wanted, try canRest() { return wanted }
@@ -150,10 +160,12 @@ extension TimeMachine {
         if try tape.hasInterrupt() {
             if let landmark = try tape.landmark() {
                 if let arrival = try settle() { return arrival }
-                switch try inject(landmark) {
+                switch try inject(landmark, stepsRing3: try entersRing3(journey)) {
                 case .injected(let arrival): return arrival
                 case .ahead(let count): bound = min(bound ?? .max, count)
                 case .somewhereAhead: mustMatch = true
+                case .inRing3: bound = try ticks()
+                case .shielded: return .shielded
                 case .missed: return .diverged
                 }
             } else if !journey.isDelivered {
@@ -165,7 +177,7 @@ extension TimeMachine {
         let rewriting = try tape.nextRewriting()
         var isStepped =
             journey.wanted != nil || mustMatch || !journey.course.watched.isEmpty
-            || journey.course.stops.count
+            || !journey.course.ring3Stops.isEmpty || journey.course.stops.count
                 > 4 - (rewriting == nil ? 0 : 1) - (loop.syscallHandler == nil ? 0 : 1)
         var slice: UInt64?
         if !hasCounter {
@@ -199,7 +211,11 @@ extension TimeMachine {
         {
             return .breakpoint(linearRIP)
         }
+        let isAtStart = journey.isAtStart
         journey.isAtStart = false
+        if isStepped, try entersRing3(journey), try isRing3Next() {
+            return try passRing3(&journey, isAtStart: isAtStart, isInterrupted)
+        }
         // HLT exits by itself. Stepped, it would stop after it, and KVM's emulator would remember the
         // halt until after the instruction that follows.
         let isHalt = isStepped && standing != .afterKick && isAtHalt
@@ -218,6 +234,27 @@ extension TimeMachine {
         let count = glance == nil ? 0 : try ticks()
         let ran = isStepped && instead == nil ? try runStep() : try run(slice: slice)
         if instead != nil, case .stopped = ran, try ticks() == 0 { standing = .atEntry }
+        if case .kicked = ran {
+            // Some rounds of a REP may have been made.
+            if let glance, glance.accesses?.isRepeated ?? false { note(glance, &journey) }
+            return try lookAround(&journey, slice: slice, bound: bound, isInterrupted)
+        }
+        if isStepped, case .stopped = ran {
+            if let arrival = try settle() { return arrival }
+            if let glance {
+                let isExecuted = try isExecuted(glance, since: count, isAlone: instead == nil)
+                if let seen = isExecuted ? glance : self.glance(atExceptionAfter: glance) {
+                    note(seen, &journey)
+                }
+            }
+        }
+        return try arrival(after: ran, &journey, isStepped: isStepped, glance)
+    }
+
+    /// What a leg comes to that no kick ended. Nil: the move goes on.
+    private mutating func arrival(
+        after ran: Ran, _ journey: inout Journey, isStepped: Bool, _ glance: Glance?
+    ) throws(ExecutionError) -> Arrival? {
         switch ran {
         case .exit(let arrival):
             journey.isDelivered = false
@@ -229,22 +266,77 @@ extension TimeMachine {
             return try touch(&journey)
         case .stopped:
             if let arrival = try settle() { return arrival }
-            if let glance {
-                let isExecuted = try isExecuted(glance, since: count, isAlone: instead == nil)
-                if let seen = isExecuted ? glance : self.glance(atExceptionAfter: glance) {
-                    note(seen, &journey)
-                }
-            }
             let rests = try canRest()
             if isStepped, rests { steps &+= 1 }
             if rests, let arrival = try touch(&journey) { return arrival }
             return try arrivalAtStop(journey, rests: rests)
-        case .kicked:
-            // Some rounds of a REP may have been made.
-            if let glance, glance.accesses?.isRepeated ?? false { note(glance, &journey) }
-            return try lookAround(&journey, slice: slice, bound: bound, isInterrupted)
+        case .kicked: return nil
         case .shielded: return .shielded
         }
+    }
+
+    // MARK: Ring 3
+
+    /// Whether ring 3 is not left to itself: instructions of it are places, or may be stops.
+    private mutating func entersRing3(_ journey: borrowing Journey) throws(ExecutionError) -> Bool {
+        guard usesRing3Stops else { return false }
+        if !journey.course.ring3Stops.isEmpty { return true }
+        if let limit = journey.course.limit, limit.ring3 != nil {
+            return limit.exitCount == loop.exitCount
+        }
+        let steps = standing == .inRing3 ? ring3Steps : 0
+        return !journey.course.watched.isEmpty && steps < Self.watchedRing3Steps
+    }
+
+    /// Steps of ring 3 in one stretch after which what is watched is looked at only when it ends.
+    private static let watchedRing3Steps: UInt64 = 1 << 14
+
+    /// Goes through ring 3, which is next, to a stop in it, to where it leaves, or a step.
+    private mutating func passRing3(
+        _ journey: inout Journey, isAtStart: Bool, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival? {
+        guard try arm(.off) else {
+            journey.isDelivered = false
+            return ending == nil && divergence == nil ? nil : lastArrival
+        }
+        stopClock()
+        let stops = journey.course.ring3Stops
+        let isStep =
+            journey.stepsRing3 || stops.isEmpty || isAtStart && stops.contains(linearRIP)
+            || !journey.course.watched.isEmpty || journey.course.limit?.ring3 != nil
+            || journey.wanted != nil
+        if !isStep {
+            let here = try here()
+            try keep(here)
+            switch try runRing3(stops, try tape.landmark(), isInterrupted) {
+            case .left(let ran):
+                if case .kicked = ran {
+                    return try lookAround(&journey, slice: nil, bound: nil, isInterrupted)
+                }
+                return try arrival(after: ran, &journey, isStepped: true, nil)
+            case .landmark(let injection):
+                if case .injected(let arrival) = injection { return arrival }
+                return .diverged
+            case .stop: journey.stepsRing3 = true
+            case .interrupted: journey.wanted = .interrupted
+            }
+            // Again from the entry, whose name is known.
+            try restore(keyframes.index(atOrBefore: here))
+            if position != here {
+                return try attempt(Course(limit: here, keepsFrames: false)) { false }.isReached
+                    ? nil : .overshot
+            }
+            journey.isDelivered = false
+            return nil
+        }
+        let glance = journey.watchesReads ? try self.glance() : nil
+        let ran = try stepRing3()
+        if case .kicked = ran {
+            return try lookAround(&journey, slice: nil, bound: nil, isInterrupted)
+        }
+        if case .stopped = ran, let glance { note(glance, &journey) }
+        if standing != .inRing3 { journey.stepsRing3 = false }
+        return try arrival(after: ran, &journey, isStepped: true, glance)
     }
 
     private static let singleStep = GuestDebug(singleStep: true)
@@ -253,13 +345,14 @@ extension TimeMachine {
     private mutating func arrivalAtStop(
         _ journey: borrowing Journey, rests: Bool
     ) throws(ExecutionError) -> Arrival? {
-        guard rests, journey.wanted == nil, !journey.course.stops.isEmpty else { return nil }
+        let course = journey.course
+        guard rests, journey.wanted == nil, !course.stops.isEmpty || !course.ring3Stops.isEmpty
+        else { return nil }
         let rip = linearRIP
-        guard journey.course.stops.contains(rip) else { return nil }
+        guard course.stops.contains(rip) || course.ring3Stops.contains(rip) else { return nil }
         if let limit = journey.course.limit {
-            let place = Position(exitCount: loop.exitCount, instructions: try ticks())
             // The next leg sees it.
-            if place >= limit { return nil }
+            if try here() >= limit { return nil }
         }
         return .breakpoint(rip)
     }
@@ -302,7 +395,7 @@ extension TimeMachine {
             return .touch(WatchHit(watchpoint: watchpoint, address: address, old: old, new: now))
         }
         journey.touches.clear()
-        journey.placeBefore = Position(exitCount: loop.exitCount, instructions: try ticks())
+        journey.placeBefore = try here()
         return nil
     }
 
@@ -310,6 +403,11 @@ extension TimeMachine {
     private mutating func lookAround(
         _ journey: inout Journey, slice: UInt64?, bound: UInt64?, _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival? {
+        if case .paused = journey.wanted {
+            // Nothing is gained by going back: the next place is waited for.
+            if isInterrupted() { journey.wanted = .interrupted }
+            return nil
+        }
         if journey.wanted != nil {
             // In ring 3 no place may come: the last exit is one.
             journey.patience -= 1
@@ -347,7 +445,7 @@ extension TimeMachine {
 
     // MARK: Running
 
-    private enum Ran {
+    enum Ran {
         /// An exit was taken; what it came to, if it was the last.
         case exit(Arrival?)
         /// A breakpoint or a step.
@@ -358,7 +456,7 @@ extension TimeMachine {
         case shielded
     }
 
-    private mutating func run(slice: UInt64?) throws(ExecutionError) -> Ran {
+    mutating func run(slice: UInt64?) throws(ExecutionError) -> Ran {
         let before = slice == nil ? 0 : try ticks()
         let start = slice == nil ? 0 : HostThread.monotonicNanoseconds()
         let step: RunStep
@@ -421,7 +519,7 @@ extension TimeMachine {
 
     /// Answers an exit, and compares it; what the move comes to, if it was the last.
     @inline(__always)
-    private mutating func take(_ step: RunStep) throws(ExecutionError) -> Arrival? {
+    mutating func take(_ step: RunStep) throws(ExecutionError) -> Arrival? {
         let outcome = try loop.take(
             step, &machine.cpu, &tape, memory: machine.memory, entered: 0, returned: 0)
         if hasCounter {
@@ -500,6 +598,6 @@ extension TimeMachine {
             try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
             armed = .off
         }
-        position = Position(exitCount: loop.exitCount, instructions: try ticks())
+        position = try here()
     }
 }

@@ -66,6 +66,8 @@ public struct TimeMachine: ~Copyable {
     var steps: UInt64 = 0
     /// Instructions between the last two exits.
     var lastSpan: UInt64 = 0
+    /// Steps since ring 3 was entered, where the machine stands in ring 3.
+    var ring3Steps: UInt64 = 0
     /// How it came to stand where it does.
     var standing = Standing.atExit
     /// What a move came to while it was being prepared.
