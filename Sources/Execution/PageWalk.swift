@@ -135,15 +135,11 @@ public enum PageWalk {
         return handler
     }
 
-    /// The linear address of the instruction at RIP: flat in 64-bit code, CS-relative elsewhere.
+    /// As ``Machine/SystemRegisters/linearAddress(ofCode:)``.
     public static func linearRIP(
         _ rip: UInt64, system: borrowing SystemRegisters
     ) -> GuestVirtualAddress {
-        switch system.mode {
-        case .long: GuestVirtualAddress(rip)
-        case .real, .protected16, .protected32, .compatibility:
-            GuestVirtualAddress((system[.cs].base &+ rip) & 0xFFFF_FFFF)
-        }
+        system.linearAddress(ofCode: rip)
     }
 }
 
