@@ -1,5 +1,6 @@
 public import Machine
 import Synchronization
+internal import Threads
 
 #if canImport(Glibc)
     private import Glibc
@@ -147,20 +148,27 @@ public struct TraceWriter: ~Copyable {
             hasWorldStream: options.hasWorldStream, identity: identity,
             firstSequence: blocks.sequence, slotCount: options.ringSlots)
         let sidePath = Paths.tail(ofPartial: partial)
+        let ring: EventRing
         do throws(SystemError) {
             let side = try Descriptor(sidePath, flags: O_RDWR | O_CREAT | O_EXCL)
-            let ring = try EventRing(side, sideHeader)
-            let core = WriterCore(
-                blocks, ring, progress,
-                ColumnEncoder(
-                    vCPUCount: header.machine.vCPUCount, timing: options.timing,
-                    hasWorldStream: options.hasWorldStream))
-            let thread = try WorkerThread { core.run() }
-            return Parts(progress: progress, ring: ring, core: core, thread: thread)
+            ring = try EventRing(side, sideHeader)
         } catch {
             Paths.remove(sidePath)
             Paths.remove(partial)
             throw TraceError(error, file: sidePath, "cannot create the trace's side file")
+        }
+        let core = WriterCore(
+            blocks, ring, progress,
+            ColumnEncoder(
+                vCPUCount: header.machine.vCPUCount, timing: options.timing,
+                hasWorldStream: options.hasWorldStream))
+        do throws(ThreadError) {
+            let thread = try WorkerThread("to write the trace") { core.run() }
+            return Parts(progress: progress, ring: ring, core: core, thread: thread)
+        } catch {
+            Paths.remove(sidePath)
+            Paths.remove(partial)
+            throw TraceError(error, file: partial)
         }
     }
 
