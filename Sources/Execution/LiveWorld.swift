@@ -324,7 +324,7 @@ public struct LiveWorld: World, ~Copyable {
     /// Whether an interrupt waits for the CPU.
     @inline(__always)
     public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
-        devices.hasInterrupt || devices.hasNonMaskableInterrupt
+        devices.machine.isPC && (devices.hasInterrupt || devices.hasNonMaskableInterrupt)
     }
 
     /// Whether the local APIC has one.
@@ -345,6 +345,20 @@ public struct LiveWorld: World, ~Copyable {
         // pending any more.
         return devices.acknowledgeInterrupt() ?? 0
     }
+
+    /// None is known beforehand: the loop looks for them.
+    @inline(__always)
+    public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? { nil }
+
+    /// It does.
+    @inline(__always)
+    public var choosesRewritings: Bool { true }
+
+    /// None: an interrupt in mid-flight is injected where a kick finds the guest.
+    public mutating func landmark() throws(ExecutionError) -> Landmark? { nil }
+
+    /// Cannot be.
+    public mutating func missed(_ miss: LandmarkMiss) {}
 
     /// When an interrupt that waits, or that the next deadline raises, has waited long enough.
     /// Under a virtual clock, with which a run is to be the same every time, nothing is injected:
