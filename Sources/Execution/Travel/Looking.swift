@@ -102,13 +102,13 @@ extension TimeMachine {
 
     /// The digest of all of RAM, as a trace's end has it.
     public mutating func memoryDigest() throws(ExecutionError) -> Digest128 {
-        try ram.current(&machine)
+        try machine.memoryDigest()
     }
 
     /// The digest of everything that decides what the guest does next: registers, the CPU's other
     /// state, and RAM.
     public mutating func stateDigest() throws(ExecutionError) -> Digest128 {
-        let memory = try ram.current(&machine)
+        let memory = try machine.memoryDigest()
         let registers = registers
         return try kvm { () throws(KVMError) in
             try RunLoop.wholeState(&machine.cpu, registers, memory: memory)
