@@ -60,8 +60,9 @@ extension RunLoop {
     private static let syscallEnable: UInt64 = 1
     /// How often it is looked whether the handler is still where it was, in exits.
     private static let syscallInterval: UInt64 = 8
-    /// How long a run that nobody listens to looks at every exit.
-    private static let syscallStart: UInt64 = 4096
+    /// How long a run that nobody listens to, where a look is a request, goes without one, in
+    /// exits: a part of those it has made, since guests set SYSCALL up early, and this at most.
+    private static let longestSyscallWait: UInt64 = 256
 
     /// Arms the breakpoint at the guest's page-fault handler once the guest has set up SYSCALL.
     /// To be called at exits.
@@ -77,10 +78,9 @@ extension RunLoop {
                 syscallHandler == nil || exitCount % Self.syscallInterval == 0
             else { return }
         } else {
-            guard exitCount < Self.syscallStart || exitCount % Self.syscallStart == 0 else {
-                return
-            }
-            try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }
+            guard exitCount >= nextSyscallLook else { return }
+            nextSyscallLook = exitCount + max(1, min(exitCount / 16, Self.longestSyscallWait))
+            try refresh(&cpu)
         }
         try findSyscallHandler(&cpu, memory: memory)
     }

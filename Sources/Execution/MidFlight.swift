@@ -43,7 +43,7 @@ extension RunLoop {
             return nil
         }
         if !Side.isListening {
-            try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }
+            try refresh(&cpu)
             return try injectUnrecorded(&cpu, &side)
         }
         // SAFETY: the page's registers do not change before the next run.
