@@ -92,8 +92,10 @@ extension RunLoop {
         // SAFETY: the page's registers do not change before the next run.
         let system = unsafe cpu.systemRegistersPointer.pointee
         guard system[.efer] & Self.syscallEnable != 0 else { return }
-        let handler = PageWalk.handler(
-            of: BrokenSyscall.pageFault, system: system, memory: memory)
+        let isLong = system[.efer] & ControlBits.longModeActive != 0
+        let handler =
+            isLong
+            ? PageWalk.handler(of: BrokenSyscall.pageFault, system: system, memory: memory) : nil
         guard handler != syscallHandler else { return }
         syscallHandler = handler
         do throws(KVMError) {
