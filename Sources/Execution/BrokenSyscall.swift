@@ -108,18 +108,30 @@ extension RunLoop {
     mutating func passesDebugExit<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Bool {
-        let wish: GuestDebug
-        if isPassingHandler {
-            isPassingHandler = false
-            wish = .off
-        } else {
-            guard try syscall(&cpu, memory: memory) == nil else { return false }
-            // RF is not honoured everywhere.
-            isPassingHandler = true
-            wish = GuestDebug(singleStep: true)
+        guard handlerStep == nil else {
+            try endHandlerStep(&cpu, memory: memory)
+            return true
         }
-        do throws(KVMError) { try cpu.setGuestDebug(wish) } catch { throw .kvm(error) }
+        guard try syscall(&cpu, memory: memory) == nil else { return false }
+        // RF is not honoured everywhere.
+        // SAFETY: the page's registers do not change before the next run.
+        handlerStep = unsafe StepTrace(
+            registers: cpu.registersPointer.pointee, system: cpu.systemRegistersPointer.pointee)
+        do throws(KVMError) {
+            try cpu.setGuestDebug(GuestDebug(singleStep: true))
+        } catch { throw .kvm(error) }
         return true
+    }
+
+    /// The step over the handler's first instruction has come to its end, or is not needed: what
+    /// the instruction raised keeps nothing of it.
+    @inline(never)
+    mutating func endHandlerStep<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, memory: borrowing GuestMemory
+    ) throws(ExecutionError) {
+        handlerStep?.hide(memory)
+        handlerStep = nil
+        do throws(KVMError) { try cpu.setGuestDebug(.off) } catch { throw .kvm(error) }
     }
 
     /// Whether the CPU, stopped at an address, stands at a SYSCALL, which is an exit.

@@ -55,8 +55,8 @@ public struct RunLoop: ~Copyable {
     var syscallHandler: UInt64?
     /// The count of exits at which a run that nobody listens to looks for that handler again.
     var nextSyscallLook: UInt64 = 0
-    /// The handler's first instruction is being stepped over.
-    var isPassingHandler = false
+    /// The step over the handler's first instruction that is under way.
+    var handlerStep: StepTrace?
     /// What is known of where landmarks in ring 3 may stand.
     var coldPlaces = ColdPlaceSearch()
     /// What interrupts in mid-flight took so far.
@@ -153,7 +153,7 @@ public struct RunLoop: ~Copyable {
         memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        if !isPassingHandler, cpu.isWatched(place) {
+        if handlerStep == nil, cpu.isWatched(place) {
             return try isFalseAlarm(at: place, &cpu, &side, memory: memory)
         }
         guard mendsSyscall else { return false }
@@ -276,6 +276,8 @@ public struct RunLoop: ~Copyable {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // What a step delivers shows that it was one.
+        if handlerStep != nil { try endHandlerStep(&cpu, memory: memory) }
         if try side.landmark() == nil,
             let outcome = try deliverAtExit(&cpu, &side, memory: memory)
         {
