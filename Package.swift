@@ -90,11 +90,11 @@ let package = Package(
         .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),
         tests("Machine"),
         tests("Threads"),
-        tests("KVM", ["Machine"]),
+        tests("KVM", ["Machine", "Threads"]),
         tests("Disassembly", ["Machine"]),
         tests("Trace", ["Machine", "Threads"]),
         tests("Guest", ["Machine", "TestSupport"]),
-        tests("Devices", ["Machine"]),
+        tests("Devices", ["Machine", "Threads"]),
         tests("Symbols", ["Machine", "TestSupport"], exclude: ["Fixtures"]),
         tests(
             "Execution",
@@ -103,7 +103,7 @@ let package = Package(
                 "Trace",
             ]),
         tests("Analysis", ["Machine", "Symbols", "Trace"], exclude: ["Snapshots"]),
-        tests("GDBRemote", ["Machine", "TestSupport"]),
+        tests("GDBRemote", ["Machine", "TestSupport", "Threads"]),
         .testTarget(
             name: "vmtapeTests", dependencies: ["vmtape", "Analysis", "TestSupport", "Trace"],
             exclude: ["Snapshots"], swiftSettings: strict),
