@@ -34,7 +34,6 @@ extension RunLoop {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var search = LandmarkSearch(landmark)
         var armed = GuestDebug.off
-        isPassingHandler = false
         let found = try find(&search, &armed, &cpu, &side, memory: memory)
         midFlight.hits += search.hits
         midFlight.rejectedHits += search.rejectedHits

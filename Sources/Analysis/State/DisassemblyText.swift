@@ -1,5 +1,6 @@
 public import Disassembly
 public import Machine
+public import Trace
 
 /// Prints instructions for people:
 ///
