@@ -116,8 +116,8 @@ public struct RegisterText {
 
 /// Writes the registers of one CPU as JSON.
 public struct RegisterJSON {
-    /// Writes one object: `general`, `segments`, `tables`, `control`, `mode`, `cpl` and, where the
-    /// address has a name, `symbol`.
+    /// Writes one object: `mode`, `cpl`, `linear`, what the address's name says, `general`, `flags`,
+    /// `segments`, `tables`, `control` and `pending_interrupt`.
     public static func write(
         _ registers: GeneralRegisters, _ system: SystemRegisters,
         names: AddressNames = AddressNames(), to json: inout JSONWriter
