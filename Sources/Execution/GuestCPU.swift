@@ -188,10 +188,15 @@ extension GuestCPU: Processor {
     }
 
     /// Whether an interrupt or exception is on its way into the guest; the CPU must be settled.
-    mutating func hasEventUnderWay() throws(KVMError) -> Bool {
-        try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
-            try cpu.events().isAnythingUnderWay
+    mutating func hasEventUnderWay() throws(KVMError) -> Bool { try eventsUnderWay() != nil }
+
+    /// The interrupt or exception on its way into the guest; nil: there is none. The CPU must be
+    /// settled.
+    mutating func eventsUnderWay() throws(KVMError) -> VCPUEvents? {
+        let events = try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            try cpu.events()
         }
+        return events.isAnythingUnderWay ? events : nil
     }
 
     /// Settles a CPU whose state is of no more use; exits go unanswered.

@@ -65,12 +65,20 @@ public struct TimeMachine: ~Copyable {
     var steps: UInt64 = 0
     /// Instructions between the last two exits.
     var lastSpan: UInt64 = 0
+    /// Steps since ring 3 was entered, where the machine stands in ring 3.
+    var ring3Steps: UInt64 = 0
     /// How it came to stand where it does.
     var standing = Standing.atExit
     /// What a move came to while it was being prepared.
     var lastArrival = Arrival.reached
-    /// The last place before watched bytes changed.
-    var changedAfter: Position?
+    /// The last place before watched bytes were touched.
+    var touchedAfter: Position?
+    /// Memory that the guest must not come to; nil: there is none.
+    var shield: Shield?
+    /// How many places going back remembers at once; at least 2.
+    var placeLimit = 1 << 17
+    /// Stretches of the run are tried with a shield before they are stepped.
+    var usesShield = true
     /// What stops the guest now.
     var armed = GuestDebug.off
     /// A kick will come.

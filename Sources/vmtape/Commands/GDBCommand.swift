@@ -55,7 +55,7 @@ struct GDBCommand: ParsableCommand {
         _ = try attempt { () throws(ExecutionError) in try Host() }
         _ = try TraceFile.open(file)
         var server = [
-            try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.text,
+            try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.description,
             "--keyframe-memory", "\(keyframeMemory.bytes)", "--quiet",
         ]
         if force { server.append("--force") }
@@ -135,17 +135,4 @@ struct GDBCommand: ParsableCommand {
             ? "\(words[0]) is not installed: apt install gdb, or name another with --debugger"
             : "\(words[0]): cannot be started: \(errnoText(failure))"
     }
-}
-
-extension Destination {
-    /// As ``init(argument:)`` reads it.
-    var text: String {
-        switch self {
-        case .position(let position): position.description
-        case .end: "end"
-        }
-    }
-
-    /// For --help.
-    var defaultValueDescription: String { text }
 }

@@ -85,22 +85,6 @@ struct StateOptions: ParsableArguments {
     }
 }
 
-/// A position, or the end.
-enum Destination: ExpressibleByArgument, Equatable {
-    case position(Position)
-    case end
-
-    init?(argument: String) {
-        if argument == "end" {
-            self = .end
-        } else if let position = Position(argument) {
-            self = .position(position)
-        } else {
-            return nil
-        }
-    }
-}
-
 /// `ADDR,LEN` or `p:ADDR,LEN`.
 struct MemoryRange: ExpressibleByArgument, Equatable {
     var address: UInt64
