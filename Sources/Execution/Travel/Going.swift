@@ -73,14 +73,11 @@ extension TimeMachine {
             divergence == nil && position <= target && (ending == nil || position == target)
         if isUseful {
             guard frame.position > position,
-                frame.nanoseconds > guestNanoseconds &+ Self.worthRestoring
+                frame.nanoseconds > guestNanoseconds &+ options.worthRestoring
             else { return }
         }
         try restore(index)
     }
-
-    /// A way that takes less than this is run rather than leapt over, in nanoseconds.
-    private static let worthRestoring: UInt64 = 2_000_000
 
     /// Puts the machine back to a keyframe.
     mutating func restore(_ index: Int) throws(ExecutionError) {
@@ -93,11 +90,13 @@ extension TimeMachine {
             try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
             armed = .off
         }
-        let frame = keyframes.frames[index]
-        try keyframes.restoreMemory(index, &machine)
+        let frame = keyframes.frames[try restoreMemory(index)]
         try kvm { () throws(KVMError) in try machine.cpu.restore(frame.cpu) }
         try rewindTape(to: frame.tape)
         loop.place = frame.loop
+        if loop.mendsSyscall {
+            try loop.watchSyscalls(&machine.cpu, isListenedTo: true, memory: machine.memory)
+        }
         spanStart = frame.spanStart
         standing = frame.standing
         steps = 0
@@ -130,6 +129,10 @@ extension TimeMachine {
         let frame = Keyframe(
             position: here, cpu: cpu, tape: tape.place, loop: loop.place, spanStart: spanStart,
             standing: standing == .atExit ? .atExit : .afterStop, nanoseconds: guestNanoseconds)
-        try keyframes.insert(frame, &machine)
+        do throws(ExecutionError) { try keyframes.insert(frame, &machine) } catch {
+            // Without it, going back takes longer.
+            guard keyframes.hasFile, case .trace = error else { throw error }
+            try giveUpFile(error)
+        }
     }
 }
