@@ -61,6 +61,19 @@ struct LiveOptions: ParsableArguments {
     var isWanted: Bool { devices || liveFrom != nil }
 
     var serial: SerialTarget { serialGiven ?? .stdio }
+
+    func validate() throws {
+        guard case .position(let position) = liveFrom, let line = tooFewExits(for: position) else {
+            return
+        }
+        throw ValidationError(line)
+    }
+
+    /// What is wrong with --max-exits where the run is to go live at a position; nil: nothing.
+    func tooFewExits(for position: Position) -> String? {
+        guard let maxExits, maxExits <= position.exitCount else { return nil }
+        return "--max-exits \(maxExits) ends the run before it goes live (--live-from \(position))."
+    }
 }
 
 /// Runs a trace with its devices.
@@ -82,10 +95,8 @@ struct ReplayLive {
     }
 
     func run(_ host: borrowing Host) throws {
-        if let maxExits = options.maxExits, let liveFrom, maxExits <= liveFrom.exitCount {
-            throw CommandFailure(
-                status: Status.couldNot,
-                "--max-exits \(maxExits) ends the run before it goes live at \(liveFrom)")
+        if let liveFrom, let line = options.tooFewExits(for: liveFrom) {
+            throw CommandFailure(status: Status.couldNot, line)
         }
         let leave = LeaveRequest()
         let console = options.liveFrom == nil ? nil : makeConsole(leave)
