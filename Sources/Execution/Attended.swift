@@ -172,6 +172,12 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     public mutating func landmark() throws(ExecutionError) -> Landmark? { try world.landmark() }
 
     /// Passed on to the world.
+    public var isLeavingTape: Bool { world.isLeavingTape }
+
+    /// Passed on to the world.
+    public mutating func leaveTape() throws(ExecutionError) { try world.leaveTape() }
+
+    /// Passed on to the world.
     @inline(__always)
     public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? {
         try world.nextRewriting()

@@ -102,6 +102,10 @@ public struct RunLoop: ~Copyable {
         if let outcome = try outcome(&side, natural: nil, canWake: false, memory: memory) {
             return outcome
         }
+        // A run may leave its tape before the first exit.
+        if side.isLeavingTape, let outcome = try deliver(&cpu, &side, memory: memory) {
+            return outcome
+        }
         try watchCode(&cpu, &side, memory: memory)
         while true {
             let entered = Side.timestamp
@@ -339,9 +343,9 @@ public struct RunLoop: ~Copyable {
     /// What of the loop belongs to a place in the run.
     struct Place: Sendable {
         var exitCount: UInt64
-        fileprivate var exceptionCount: UInt64
+        var exceptionCount: UInt64
         /// What was found of the instructions at its sites.
-        fileprivate(set) var sites: InstructionFinder.Memory
+        var sites: InstructionFinder.Memory
     }
 
     /// Where the loop stands: to be set only together with CPU, memory and world.

@@ -17,7 +17,7 @@ public struct Tape: World, RunListener, ~Copyable {
     /// Where rows of what really happens are encoded.
     private let row: UnsafeMutableRawPointer
     /// Rows passed since the last exit row, which is one of them; since the start before the first.
-    private var rowsSinceExit = 0
+    private(set) var rowsSinceExit = 0
     /// What happened instead of what was recorded, once the two part.
     public private(set) var mismatch: TapeMismatch?
     /// The landmark that was not found, once one is not.
@@ -85,10 +85,10 @@ public struct Tape: World, RunListener, ~Copyable {
         }
 
         var exitCount: UInt64
-        fileprivate var rowsSinceExit: Int
+        var rowsSinceExit: Int
         // What rows are encoded relative to.
-        fileprivate var registers: GeneralRegisters
-        fileprivate var system: SystemRegisters
+        var registers: GeneralRegisters
+        var system: SystemRegisters
 
         /// The exit from which on a cursor finds it: what follows an exit is found from it on.
         var firstExit: UInt64 { exitCount == 0 ? 0 : exitCount - 1 }

@@ -139,6 +139,12 @@ public protocol World: ~Copyable {
     /// The place in mid-flight where the interrupt that waits is to be injected; nil: at an exit.
     mutating func landmark() throws(ExecutionError) -> Landmark?
 
+    /// Whether the landmark is no interrupt's, but the place where the run leaves its tape.
+    var isLeavingTape: Bool { get }
+
+    /// The CPU stands at that place: the run is live from now on.
+    mutating func leaveTape() throws(ExecutionError)
+
     /// The landmark was not found: the run ends.
     mutating func missed(_ miss: LandmarkMiss)
 
