@@ -172,10 +172,29 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     public mutating func landmark() throws(ExecutionError) -> Landmark? { try world.landmark() }
 
     /// Passed on to the world.
+    public var isLeavingTape: Bool { world.isLeavingTape }
+
+    /// Passed on to the world.
+    public mutating func leaveTape() throws(ExecutionError) { try world.leaveTape() }
+
+    /// Passed on to the world.
     @inline(__always)
     public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? {
         try world.nextRewriting()
     }
+
+    /// Passed on to the world.
+    @inline(__always)
+    public var choosesRewritings: Bool { world.choosesRewritings }
+
+    /// No: the listener is told at once.
+    @inline(__always)
+    public var hasArrivals: Bool { false }
+
+    /// Nothing is left to tell.
+    public mutating func tellArrivals<Other: RunListener & ~Copyable>(
+        _ listener: inout Other
+    ) throws(ExecutionError) {}
 
     /// Passed on to the world.
     public mutating func missed(_ miss: LandmarkMiss) { world.missed(miss) }
@@ -212,6 +231,7 @@ extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyab
     ) throws(ExecutionError) -> Bool {
         try listener.interruption(interruption)
     }
+
     /// Passed on to the listener.
     public mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool {
         try listener.deviceWrite(write)
@@ -220,5 +240,10 @@ extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyab
     /// Passed on to the listener.
     public mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool {
         try listener.completion(changes)
+    }
+
+    /// Passed on to the listener.
+    public mutating func arrival(_ event: WorldEvent) throws(ExecutionError) {
+        try listener.arrival(event)
     }
 }

@@ -29,8 +29,10 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
     public private(set) var disagreement: DeviceDisagreement?
 
     private var stream: WorldCursor
-    /// Goes live after so many exits; nil: never.
+    /// Goes live after so many exits; nil: never, or between two.
     private let liveAfter: UInt64?
+    /// Goes live there; nil: never, or at an exit.
+    private let departure: Departure?
     private var exitCount: UInt64 = 0
     /// The console that is connected when the run goes live.
     private var console: ConsoleInput?
@@ -42,17 +44,19 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
     /// - Parameters:
     ///   - stream: the trace's world stream from the beginning; empty where it has none.
     ///   - liveAfter: how many exits the tape answers; nil: all.
+    ///   - departure: where it is left, if that is between two exits.
     ///   - console: the live run's input.
     ///   - printsTapedOutput: prints what the guest printed while the tape answered.
     init(
         tape: consuming Tape, world: consuming LiveWorld, stream: consuming WorldCursor,
-        liveAfter: UInt64?, console: consuming ConsoleInput, printsTapedOutput: Bool,
+        liveAfter: UInt64?, departure: Departure?, console: consuming ConsoleInput, printsTapedOutput: Bool,
         listener: consuming Listener
     ) {
         self.tape = tape
         self.world = world
         self.stream = stream
-        self.liveAfter = liveAfter
+        self.liveAfter = departure == nil ? liveAfter : nil
+        self.departure = departure
         self.console = consume console
         self.listener = listener
         self.world.devices.isMuted = !printsTapedOutput
@@ -102,6 +106,10 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
     }
 
     // MARK: The listener
+
+    /// It does.
+    @inline(__always)
+    public static var isListening: Bool { true }
 
     /// The exit is compared with the tape's, or is the first of its kind.
     @inline(__always)
@@ -178,6 +186,11 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         return try listener.interruption(interruption)
     }
 
+    /// Passed on.
+    public mutating func arrival(_ event: WorldEvent) throws(ExecutionError) {
+        try listener.arrival(event)
+    }
+
     // MARK: The world
 
     /// The run goes live, or on as the tape says if the devices agree.
@@ -223,11 +236,24 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
         isLive ? try world.changesToMake(carriedOut) : try tape.changesToMake(carriedOut)
     }
 
-    /// As the tape has it.
+    /// As the tape has it; the loop looks for the place where the tape is left as it does for that
+    /// of an interrupt.
     @inline(__always)
     public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
-        isLive ? try world.hasInterrupt() : try tape.hasInterrupt()
+        if isLive { return try world.hasInterrupt() }
+        if isLeavingTape { return true }
+        return try tape.hasInterrupt()
     }
+
+    /// Everything on tape that comes before that place is done.
+    @inline(__always)
+    public var isLeavingTape: Bool {
+        guard !isLive, let departure, departure.exitCount == exitCount else { return false }
+        return departure.rowsSinceExit == tape.rowsSinceExit
+    }
+
+    /// There it goes live.
+    public mutating func leaveTape() throws(ExecutionError) { goLive() }
 
     /// The tape's vector, which the devices must give too.
     public mutating func acknowledgeInterrupt() throws(ExecutionError) -> UInt8 {
@@ -285,7 +311,8 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
 
     /// The tape's.
     public mutating func landmark() throws(ExecutionError) -> Landmark? {
-        isLive ? nil : try tape.landmark()
+        if isLive { return nil }
+        return isLeavingTape ? departure?.landmark : try tape.landmark()
     }
 
     /// Kept for the report.
@@ -362,6 +389,15 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
     /// Once it is live.
     @inline(__always)
     public var choosesRewritings: Bool { isLive }
+
+    /// No: the listener is told at once.
+    @inline(__always)
+    public var hasArrivals: Bool { false }
+
+    /// Nothing is left to tell.
+    public mutating func tellArrivals<Other: RunListener & ~Copyable>(
+        _ listener: inout Other
+    ) throws(ExecutionError) {}
 
     /// The tape's answer; the world is asked too.
     public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {

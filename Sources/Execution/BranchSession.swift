@@ -6,8 +6,8 @@ public import Trace
 
 /// How a run leaves its tape.
 public struct BranchOptions: Sendable {
-    /// The last thing that is the tape's: after it the run is live. Nil: never, the devices are only
-    /// run again and compared.
+    /// Up to here the run is the tape's, and live from here on. Nil: never, the devices are only run
+    /// again and compared.
     public var liveFrom: Position?
     /// Where the guest prints once it is live.
     public var consoles = DeviceSet.Configuration()
@@ -19,6 +19,8 @@ public struct BranchOptions: Sendable {
     public var exitLimit: UInt64 = .max
     /// What is watched beside the run.
     public var supervision = Supervisor.Configuration()
+    /// The host CPU that the guest runs on; nil: the recording's, where this host has it.
+    public var cpu: Int?
     /// Goes on a host whose behaviour differs from the recording's.
     public var isForced = false
 
@@ -66,6 +68,8 @@ public struct BranchSession: ~Copyable {
     private let behaviour: HostBehaviour
     private let options: BranchOptions
     private let plan: LoadPlan
+    /// Where the tape is left, if that is between two exits.
+    private let departure: Departure?
     /// Where others ask for an end.
     public let stop = StopRequest()
     /// How far the taped part is, for other threads.
@@ -92,6 +96,12 @@ public struct BranchSession: ~Copyable {
         func property(_ key: String) -> String? { properties.first { $0.key == key }?.value }
         let clock = try Self.clock(reader, property("clock"), machine: property("machine"))
         if let position = options.liveFrom { try Self.check(position, reader) }
+        // Its machine is gone before the run's is made.
+        let departure = try options.liveFrom.flatMap { position throws(ExecutionError) in
+            try Departure(
+                host: host, reader: reader, position: position, isForced: options.isForced,
+                cpu: options.cpu)
+        }
         let plan = try GuestMachine.plan(reader)
         var configuration = try Self.devices(reader, plan, property)
         configuration.serial = options.consoles.serial
@@ -115,6 +125,7 @@ public struct BranchSession: ~Copyable {
             stall: property("interrupts") == TraceHeader.interruptsWhereStalled ? .kick : .end)
         if options.recording?.hasWorldStream == true { world.keepArrivals() }
         parts = Parts(tape: tape, world: world, stream: stream, console: console)
+        self.departure = departure
         self.machine = machine
         self.plan = plan
         self.reader = reader
@@ -141,11 +152,6 @@ public struct BranchSession: ~Copyable {
     private static func check(
         _ position: Position, _ reader: TraceReader
     ) throws(ExecutionError) {
-        guard position.instructions == 0 else {
-            throw .cannotReplay(
-                "\(reader.path): a run goes live at an exit, not at \(position) between two: "
-                    + "give the number of the exit alone")
-        }
         guard position.exitCount <= reader.exitCount else {
             throw .cannotReplay(
                 "\(reader.path): there is no exit \(position): the trace has \(reader.exitCount)")
@@ -191,7 +197,7 @@ public struct BranchSession: ~Copyable {
         header.images = plan.records.map { ImageRecord($0) }
         header.observed = recording.hasTiming ? recording.observed : nil
         header.observed?.properties.append(
-            Property(VCPUPlacement.property, "\(try VCPUPlacement.choose(nil, as: reader.header))"))
+            Property(VCPUPlacement.property, "\(try VCPUPlacement.choose(options.cpu, as: reader.header))"))
         let exit = options.liveFrom?.exitCount ?? 0
         let registers = machine.registers
         let system = machine.systemRegisters
@@ -218,7 +224,7 @@ public struct BranchSession: ~Copyable {
         }
         return Branch(
             tape: parts.tape, world: parts.world, stream: parts.stream,
-            liveAfter: options.liveFrom?.exitCount, console: parts.console,
+            liveAfter: options.liveFrom?.exitCount, departure: departure, console: parts.console,
             printsTapedOutput: options.printsTapedOutput, listener: listener)
     }
 
@@ -229,7 +235,7 @@ public struct BranchSession: ~Copyable {
         if side.tape.mismatch == nil {
             report = try machine.runSupervised(
                 behaviour: behaviour, exitLimit: options.exitLimit,
-                cpu: try VCPUPlacement.choose(nil, as: reader.header), stop: stop,
+                cpu: try VCPUPlacement.choose(options.cpu, as: reader.header), stop: stop,
                 supervision: options.supervision, callbacks: callbacks, side: &side)
         } else {
             report = RunReport(

@@ -19,7 +19,7 @@ struct InstructionFinder: ~Copyable {
     private let inRing0: AfterFlags
     private let inRing3: AfterFlags
     private let inRealMode: AfterFlags
-    private var entries = [Entry](repeating: Entry(), count: 1024)
+    private var entries = [Entry](repeating: Entry(), count: Self.entryCount)
     /// Changes with the entries.
     private var generation: UInt64 = 0
 
@@ -30,7 +30,38 @@ struct InstructionFinder: ~Copyable {
         var generation: UInt64
         /// What the entries take, in bytes.
         var byteCount: Int { entries.count * MemoryLayout<Entry>.stride }
+
+        /// The generation, then three numbers an entry, and its place before them, where there is one.
+        var words: [UInt64] {
+            [generation]
+                + entries.indices.flatMap { index -> [UInt64] in
+                    let entry = entries[index]
+                    guard entry.rip != .max || entry.key != .max else { return [] }
+                    return [UInt64(index), entry.rip, entry.key, UInt64(entry.rewind)]
+                }
+        }
+
+        fileprivate init(entries: [Entry], generation: UInt64) {
+            self.entries = entries
+            self.generation = generation
+        }
+
+        /// Reads ``words``; nil where they are none.
+        init?(words: [UInt64]) {
+            guard words.count % 4 == 1 else { return nil }
+            var entries = [Entry](repeating: Entry(), count: entryCount)
+            for start in stride(from: 1, to: words.count, by: 4) {
+                guard let index = Int(exactly: words[start]), index < entryCount,
+                    let rewind = UInt8(exactly: words[start + 3])
+                else { return nil }
+                entries[index] = Entry(
+                    rip: words[start + 1], key: words[start + 2], rewind: rewind)
+            }
+            self.init(entries: entries, generation: words[0])
+        }
     }
+
+    private static let entryCount = 1024
 
     /// What was found so far: it belongs to a place in the run, since code changes.
     var memory: Memory {
@@ -141,7 +172,7 @@ struct InstructionFinder: ~Copyable {
         _ cause: CausingInstruction, rip: UInt64, system: SystemRegisters,
         memory: borrowing GuestMemory
     ) -> UInt8 {
-        let linear = PageWalk.linearRIP(rip, system: system).rawValue
+        let linear = system.linearAddress(ofCode: rip).rawValue
         // Back from RIP to what can be read: the page before may not be mapped.
         let inPage = Int(linear & 0xFFF)
         var bytes: [UInt8] = []

@@ -17,24 +17,27 @@ extension RunLoop {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var next: Landmark? = first
         while let landmark = next {
+            let isLeaving = side.isLeavingTape
             if let outcome = try reachOne(landmark, &cpu, &side, memory: memory) {
                 return outcome
             }
+            // Nothing has happened there that could end the run.
+            if isLeaving { return nil }
             next = try side.landmark()
         }
         // A tape may end here: the guest never exited again, or the recorder was killed.
         return try outcome(&side, natural: nil, canWake: false, memory: memory)
     }
 
-    /// Runs on to one landmark, and injects what the tape has there.
+    /// Runs on to one landmark, and injects what the tape has there, or leaves the tape.
     mutating func reachOne<CPU, Side>(
         _ landmark: Landmark, _ cpu: inout CPU, _ side: inout Side,
         memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var search = LandmarkSearch(landmark)
+        search.isInterrupt = !side.isLeavingTape
         var armed = GuestDebug.off
-        isPassingHandler = false
         let found = try find(&search, &armed, &cpu, &side, memory: memory)
         midFlight.hits += search.hits
         midFlight.rejectedHits += search.rejectedHits
@@ -56,6 +59,10 @@ extension RunLoop {
         }
         // Where devices are run again, they knew CR8 as it is here.
         try synchroniseAPIC(cpu, &side)
+        guard search.isInterrupt else {
+            try side.leaveTape()
+            return nil
+        }
         let vector = try side.acknowledgeInterrupt()
         guard
             try side.interruption(
@@ -202,7 +209,7 @@ extension RunLoop {
         try kvm { () throws(KVMError) in
             try cpu.restoreFlags(landmark.registers[.rflags])
         }
-        guard cpu.isReadyForInterrupt else {
+        guard !search.isInterrupt || cpu.isReadyForInterrupt else {
             return .missed("the CPU would not take the interrupt there")
         }
         return .found

@@ -52,6 +52,8 @@ struct LandmarkSearch: Sendable {
     let landmark: Landmark
     /// Ring 3 can reach the place, and breakpoints do not stop it there.
     var mayBeInRing3 = false
+    /// An interrupt is to be injected there.
+    var isInterrupt = true
     /// What an instruction takes, as seen while coasting; an underestimate.
     private(set) var nanosecondsPerInstruction = Self.startingNanoseconds
     /// Places with equal registers.

@@ -18,12 +18,16 @@ public struct CoreFile: Sendable {
         public var kernelGSBase: UInt64
         /// What FXSAVE stores, 512 bytes (the first of an XSAVE area); any other length for none.
         public var floatingPoint: [UInt8]
+        /// What XSAVE stores of all that the guest has enabled, in the standard format, cut to its
+        /// length; empty where that is no more than FXSAVE stores.
+        public var extended: [UInt8]
 
         /// Makes a CPU.
         public init(
             registers: GeneralRegisters, system: SystemRegisters, kernelGSBase: UInt64 = 0,
-            floatingPoint: [UInt8] = []
+            floatingPoint: [UInt8] = [], extended: [UInt8] = []
         ) {
+            self.extended = extended
             self.registers = registers
             self.system = system
             self.kernelGSBase = kernelGSBase

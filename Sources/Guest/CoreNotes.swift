@@ -14,6 +14,8 @@ struct CoreNotes {
     private static let floatingPoint: UInt32 = 2
     private static let process: UInt32 = 3
     private static let extendedFloatingPoint: UInt32 = 0x46E6_2B7F
+    /// NT_X86_XSTATE.
+    private static let extended: UInt32 = 0x202
     /// The size of what FXSAVE stores.
     static let floatingPointLength = 512
 
@@ -34,6 +36,9 @@ struct CoreNotes {
         switch format {
         case .elf64: add("CORE", Self.floatingPoint, cpu.floatingPoint)
         case .elf32: add("LINUX", Self.extendedFloatingPoint, cpu.floatingPoint)
+        }
+        if cpu.extended.count > Self.floatingPointLength {
+            add("LINUX", Self.extended, cpu.extended)
         }
     }
 

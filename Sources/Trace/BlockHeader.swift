@@ -30,6 +30,12 @@ public struct BlockType: RawRepresentable, Hashable, Sendable {
     public static let world = BlockType(rawValue: 17)
     /// Hashes of the pages of RAM at the end.
     public static let memoryDigest = BlockType(rawValue: 18)
+    /// Of a keyframe file: what it goes with.
+    public static let keyframeHead = BlockType(rawValue: 24)
+    /// Of a keyframe file: pages of RAM.
+    public static let keyframePages = BlockType(rawValue: 25)
+    /// Of a keyframe file: one place of the run.
+    public static let keyframe = BlockType(rawValue: 26)
     /// Where the blocks are.
     public static let index = BlockType(rawValue: 30)
     /// The last block of a complete trace.
@@ -40,7 +46,8 @@ public struct BlockType: RawRepresentable, Hashable, Sendable {
         (.imageBytes, "image bytes"), (.rewrittenSites, "rewritten sites"),
         (.commandLine, "command line"), (.observed, "observed facts"), (.parent, "parent"),
         (.events, "events"), (.world, "world"), (.memoryDigest, "memory digest"),
-        (.index, "index"), (.end, "end"),
+        (.keyframeHead, "keyframe head"), (.keyframePages, "keyframe pages"),
+        (.keyframe, "keyframe"), (.index, "index"), (.end, "end"),
     ]
 
     /// A name for people; `type N` for a number without one.

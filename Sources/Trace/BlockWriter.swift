@@ -9,6 +9,8 @@ struct BlockWriter: ~Copyable {
     private let identity: UInt64
     /// The file may not grow beyond this, in bytes: for tests of a full disk.
     private let maximumFileBytes: UInt64
+    /// What the file is, for errors.
+    private let kind: StaticString
     private(set) var offset: UInt64 = 0
     private(set) var sequence: UInt32 = 0
     private(set) var index: [BlockEntry] = []
@@ -16,8 +18,9 @@ struct BlockWriter: ~Copyable {
 
     init(
         _ file: consuming Descriptor, path: String, identity: UInt64,
-        maximumFileBytes: UInt64 = .max
+        maximumFileBytes: UInt64 = .max, kind: StaticString = "trace"
     ) {
+        self.kind = kind
         self.file = file
         self.path = path
         self.identity = identity
@@ -25,6 +28,12 @@ struct BlockWriter: ~Copyable {
     }
 
     mutating func prelude(_ prelude: Prelude) throws(TraceError) {
+        buffer.removeAll()
+        prelude.append(to: &buffer)
+        try flush()
+    }
+
+    mutating func prelude(_ prelude: KeyframePrelude) throws(TraceError) {
         buffer.removeAll()
         prelude.append(to: &buffer)
         try flush()
@@ -103,13 +112,13 @@ struct BlockWriter: ~Copyable {
         } catch {
             // What is there of this block would only be reported as damage.
             try? file.truncate(to: offset)
-            throw TraceError(error, file: path, "cannot write the trace")
+            throw TraceError(error, file: path, "cannot write the \(kind)")
         }
     }
 
     func synchronise() throws(TraceError) {
         do throws(SystemError) { try file.synchronise() } catch {
-            throw TraceError(error, file: path, "cannot write the trace to disk")
+            throw TraceError(error, file: path, "cannot write the \(kind) to disk")
         }
     }
 }

@@ -44,4 +44,11 @@ enum Limits {
     static let indexEntries = 65_536
     /// Pages in one block of the RAM digest.
     static let digestPages = 65_536
+
+    /// Pages in one block of a keyframe file.
+    static let keyframeBlockPages = 16
+    /// Numbers in one part of a keyframe.
+    static let keyframePartWords = 64 * 1024
+    /// Parts of one keyframe.
+    static let keyframeParts = 64
 }

@@ -131,8 +131,8 @@ struct Tail: Sendable {
                 guard
                     let frame = unsafe Frame(
                         frames, count: frameBytes, at: result.frameBytes, ordinal: slot.ordinal),
-                    let view = unsafe Self.view(frame.row, vCPUCount: vCPUCount),
-                    view.row?.kind != .exit || UInt64(result.exitCount) < Limits.cellExits
+                    let content = unsafe Self.content(frame.row, vCPUCount: vCPUCount),
+                    Self.fits(content, UInt64(result.exitCount))
                 else {
                     if UInt64(result.frameBytes) < committed {
                         problem =
@@ -141,7 +141,7 @@ struct Tail: Sendable {
                     return
                 }
                 defer { result.frameBytes = unsafe frame.end }
-                guard let view = view.row else { continue }
+                guard case .event(let view) = content else { continue }
                 if view.kind == .exit {
                     if result.exitCount == 0, let timing = header.timing {
                         result.hostNanoseconds = unsafe timing.nanoseconds(
@@ -161,16 +161,28 @@ struct Tail: Sendable {
         slot = result
     }
 
-    /// A frame's row, seen through; its view is nil for a world event. Nil: it is neither.
-    private static func view(
+    /// Whether a slot that has so many exits may have this too.
+    private static func fits(_ content: FrameContent, _ exits: UInt64) -> Bool {
+        guard case .event(let view) = content, view.kind == .exit else { return true }
+        return exits < Limits.cellExits
+    }
+
+    /// What a frame holds.
+    private enum FrameContent {
+        case event(RowView)
+        case world
+    }
+
+    /// A frame's row, seen through; nil: it is neither.
+    private static func content(
         _ row: UnsafeRawBufferPointer, vCPUCount: Int
-    ) -> (row: RowView?, isWorld: Bool)? {
+    ) -> FrameContent? {
         // SAFETY: both readers check every bound.
         if unsafe WorldRow.isOne(row) {
-            return (try? unsafe WorldRow.read(row)).map { _ in (nil, true) }
+            return (try? unsafe WorldRow.read(row)).map { _ in .world }
         }
         guard let view = try? unsafe RowView(row), Int(view.vCPU) < vCPUCount else { return nil }
-        return (view, false)
+        return .event(view)
     }
 
     /// Puts a slot's rows into `output`.
@@ -205,6 +217,7 @@ struct Tail: Sendable {
                 if unsafe WorldRow.isOne(frame.row) {
                     if let event = try? unsafe WorldRow.read(frame.row) {
                         output.world.append(WorldEntry(exit: exit, event: event))
+                        output.worldBytes += unsafe frame.row.count
                     }
                     continue
                 }

@@ -236,5 +236,45 @@ private enum GDB {
         #expect(!(result.output + result.errors).contains("warning"))
     }
 
+    /// SSE registers from the FXSAVE note, and AVX ones where the guest has them enabled.
+    @Test(
+        .enabled(if: Files.exists(GDB.path), "needs gdb: \(GDB.path) is not there"),
+        arguments: [3, 7] as [UInt64])
+    func gdbReadsVectorRegisters(_ xcr0: UInt64) throws {
+        let directory = try TemporaryDirectory()
+        let plan = try LoadPlan(
+            image: GuestFile(path: Files.sample("add")), ram: RAMLayout(lengthInBytes: 4 << 20))
+        let memory = try GuestMemory(layout: plan.ram)
+        try plan.apply(to: memory)
+        // XMM1 at 160 + 16; its upper half in AVX's part, at 576 + 16; both in use (XSTATE_BV).
+        var area = [UInt8](repeating: 0, count: 4096)
+        for index in 0..<16 {
+            area[176 + index] = UInt8(0x10 + index)
+            area[592 + index] = UInt8(0x20 + index)
+        }
+        area[512] = 7
+        area[24] = 0x80
+        area[25] = 0x1F
+        let cpuid = [
+            CPUIDEntry(
+                function: 0xD, index: 2, isIndexSignificant: true, eax: 256, ebx: 576, ecx: 0,
+                edx: 0)
+        ]
+        let path = directory.file("core")
+        let extended = CoreExtendedState.area(area, xcr0: xcr0, cpuid: cpuid)
+        #expect(extended.count == (xcr0 == 7 ? 832 : 0))
+        _ = try CoreFile.write(
+            to: path,
+            cpus: [
+                .init(
+                    registers: plan.registers, system: plan.systemRegisters,
+                    floatingPoint: Array(area.prefix(512)), extended: extended)
+            ], memory: memory, program: "add", title: "vectors")
+        let text = try GDB.run("add", path, ["p/x $xmm1.uint128", "p/x $ymm1.v2_int128[1]"])
+        #expect(text.contains("0x1f1e1d1c1b1a19181716151413121110"), "\(text)")
+        #expect(text.contains("0x2f2e2d2c2b2a29282726252423222120") == (xcr0 == 7), "\(text)")
+        #expect(!text.contains("warning"), "\(text)")
+    }
+
     private func hex(_ number: UInt64) -> String { String(number, radix: 16) }
 }

@@ -1,10 +1,11 @@
 import Devices
-import Execution
 import Guest
 import Machine
 import TestSupport
 import Testing
 import Trace
+
+@testable import Execution
 
 /// Devices that are run again beside their tape, and runs that leave it, on real KVM.
 @Suite(.enabled(if: RealKVM.isThere, RealKVM.comment))
@@ -194,6 +195,71 @@ struct BranchTests {
         #expect(try Self.rerun(host, child) == "as recorded")
     }
 
+    /// A position in the middle of the longest of some spans, near a share of the exits.
+    private static func between(
+        _ host: borrowing Host, _ path: String, quarter: UInt64
+    ) throws -> Position {
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: path))
+        let first = machine.reader.exitCount * quarter / 4
+        var best = Position(exitCount: first)
+        for exit in first..<min(first + 12, machine.reader.exitCount) {
+            // Where the next exit is, seen from its end.
+            _ = try machine.seek(to: Position(exitCount: exit, instructions: 1))
+            guard machine.position.exitCount == exit else { continue }
+            var last = machine.position
+            for _ in 0..<40 {
+                _ = try machine.step()
+                guard machine.position.exitCount == exit else { break }
+                last = machine.position
+            }
+            let half = Position(exitCount: exit, instructions: last.instructions / 2)
+            if half.instructions > best.instructions { best = half }
+        }
+        return best
+    }
+
+    @Test(
+        arguments: [
+            (timer, ClockKind.host, 1), (timer, ClockKind.host, 2), (timer, virtual, 2),
+            (PCGuest.sample("preempted", "60"), ClockKind.host, 2),
+            (PCGuest.sample("timer", "30 10"), virtual, 0),
+        ] as [(PCGuest, ClockKind, UInt64)])
+    func `a run goes live between two exits, and its new trace replays`(
+        guest: PCGuest, clock: ClockKind, quarter: UInt64
+    ) throws {
+        let host = try Host()
+        let tape = try guest.record(host, clock)
+        let position = try Self.between(host, tape.path, quarter: quarter)
+        #expect(position.instructions > 0, "\(position)")
+        let child = tape.directory.file("child.vmtape")
+        let console = tape.directory.file("child-console")
+        let outcome = try Self.branch(host, tape.path) {
+            $0.liveFrom = position
+            $0.consoles.serial = .file(console)
+            $0.recording = RecordSession.Recording(path: child)
+        }
+        guard case .live(let ending) = outcome.verdict else {
+            Issue.record("\(position): \(outcome.verdict)")
+            return
+        }
+        #expect(ending == Ending(.halted))
+        #expect(try TestGuest.replay(host, child).word == "identical")
+        #expect(try Self.rerun(host, child) == "as recorded")
+        // Up to there they are one run, and the same place in both.
+        var sights: [Sight] = []
+        for path in [tape.path, child] {
+            var machine = try TimeMachine(host: host, reader: TraceReader(path: path))
+            _ = try machine.seek(to: position)
+            sights.append(try Sight(&machine))
+        }
+        #expect(sights[0] == sights[1])
+        let (original, reader) = (try TraceReader(path: tape.path), try TraceReader(path: child))
+        if clock != .host {
+            #expect(
+                try reader.digests(before: .max).full == original.digests(before: .max).full)
+        }
+    }
+
     @Test func `a run goes live at once, and after its last exit`() throws {
         let host = try Host()
         let tape = try Self.timer.record(host, Self.virtual)
@@ -242,8 +308,8 @@ struct BranchTests {
                 return "none"
             } catch { return "\(error)" }
         }
-        let between = refusal(tape.path) { $0.liveFrom = Position("5+3") }
-        #expect(between.contains("not at 5+3 between two"))
+        let nowhere = refusal(tape.path) { $0.liveFrom = Position("5+99999999") }
+        #expect(nowhere.contains("cannot stand at 5+99999999; the next place"), "\(nowhere)")
         let count = tape.outcome.report.exitCount
         let beyond = refusal(tape.path) { $0.liveFrom = Position(after: count) }
         #expect(beyond.contains("there is no exit \(count): the trace has \(count)"))

@@ -16,9 +16,17 @@ extension TimeMachine {
         to path: String, program: String?, title: String, isReplacing: Bool
     ) throws(ExecutionError) -> CoreFile {
         let kernelGSBase = try msrs([0xC000_0102]).first?.value ?? 0
+        let area = try extendedState()
+        let xcr0 = try kvm { () throws(KVMError) in
+            try machine.cpu.whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+                try cpu.extendedControlRegisters().first { $0.index == 0 }?.value ?? 0
+            }
+        }
         let cpu = CoreFile.CPU(
             registers: registers, system: systemRegisters, kernelGSBase: kernelGSBase,
-            floatingPoint: Array(try extendedState().prefix(512)))
+            floatingPoint: Array(area.prefix(512)),
+            extended: CoreExtendedState.area(
+                area, xcr0: xcr0, cpuid: machine.observedCPUID))
         // Rewritten code that was overwritten since is what it is.
         let originals = rewrittenSites.compactMap { site -> CoreFile.Original? in
             let bytes = memory(at: site.address, count: site.original.count)

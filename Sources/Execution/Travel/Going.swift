@@ -86,14 +86,11 @@ extension TimeMachine {
             divergence == nil && position <= target && (ending == nil || position == target)
         if isUseful {
             guard frame.position > position,
-                frame.nanoseconds > guestNanoseconds &+ Self.worthRestoring
+                frame.nanoseconds > guestNanoseconds &+ options.worthRestoring
             else { return }
         }
         try restore(index)
     }
-
-    /// A way that takes less than this is run rather than leapt over, in nanoseconds.
-    private static let worthRestoring: UInt64 = 2_000_000
 
     /// Puts the machine back to a keyframe.
     mutating func restore(_ index: Int) throws(ExecutionError) {
@@ -106,11 +103,13 @@ extension TimeMachine {
             try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
             armed = .off
         }
-        let frame = keyframes.frames[index]
-        try keyframes.restoreMemory(index, &machine)
+        let frame = keyframes.frames[try restoreMemory(index)]
         try kvm { () throws(KVMError) in try machine.cpu.restore(frame.cpu) }
         try rewindTape(to: frame.tape)
         loop.place = frame.loop
+        if loop.mendsSyscall {
+            try loop.watchSyscalls(&machine.cpu, isListenedTo: true, memory: machine.memory)
+        }
         spanStart = frame.spanStart
         standing = frame.standing
         ring3Steps = frame.position.ring3 ?? 0
@@ -145,6 +144,10 @@ extension TimeMachine {
             position: here, cpu: cpu, tape: tape.place, loop: loop.place, spanStart: spanStart,
             standing: standing == .atExit || standing == .inRing3 ? standing : .afterStop,
             nanoseconds: guestNanoseconds)
-        try keyframes.insert(frame, &machine)
+        do throws(ExecutionError) { try keyframes.insert(frame, &machine) } catch {
+            // Without it, going back takes longer.
+            guard keyframes.hasFile, case .trace = error else { throw error }
+            try giveUpFile(error)
+        }
     }
 }

@@ -22,6 +22,8 @@ struct Keyframe: Sendable {
 
     /// What the loop's memory of sites takes where no keyframe beside this one has the same.
     var siteBytes = 0
+    /// The digest of RAM; nil: it is not of a file, and nobody asked.
+    var memory: Digest128?
 
     /// What it takes in memory beside pages, in bytes.
     var byteCount: Int {
@@ -36,16 +38,20 @@ struct Keyframe: Sendable {
 /// cap, keyframes are dropped so that the distances between the others stay alike, and their pages
 /// pass to the next one.
 struct Keyframes: ~Copyable {
-    private(set) var frames: [Keyframe] = []
-    private var history = PageHistory()
-    private let tally = PageTally()
-    private let reader: DirtyPages.Reader
+    var frames: [Keyframe] = []
+    var history = PageHistory()
+    let tally = PageTally()
+    let reader: DirtyPages.Reader
     /// The keyframe from which memory comes; what was written since is the reader's set.
-    private var base = Position.begin
+    var base = Position.begin
+    /// Pages may be in a file.
+    var hasFile = false
+    /// There are keyframes that are in no file.
+    var hasUnsaved = false
     private let byteLimit: Int
     /// Keyframes are made no closer than this, in nanoseconds of the guest's running.
     private(set) var spacing: UInt64
-    private var frameBytes = 0
+    var frameBytes = 0
 
     /// What one version of a page takes beside the page itself.
     private static let versionBytes = MemoryLayout<Position>.stride + 24
@@ -127,7 +133,7 @@ struct Keyframes: ~Copyable {
             guard let host = unsafe machine.memory.host(slot: slot) else { continue }
             let old = history.page(slot, at: predecessor)
             // SAFETY: a slot's host pointer covers its 4096 bytes.
-            let isSame = unsafe old?.isEqual(host) ?? Self.isZero(host)
+            let isSame = try unsafe old?.isEqual(host) ?? Self.isZero(host)
             guard !isSame else { continue }
             // What the next keyframe had in common with the one before it keeps.
             if let next, !history.hasVersion(slot, of: next) {
@@ -146,6 +152,7 @@ struct Keyframes: ~Copyable {
         frame.siteBytes = hasSites ? 0 : frame.loop.sites.byteCount
         frameBytes += frame.byteCount
         frames.insert(frame, at: before + 1)
+        hasUnsaved = true
         try thin(&machine)
     }
 
@@ -168,6 +175,9 @@ struct Keyframes: ~Copyable {
     }
 
     /// Puts memory back to a keyframe. The CPU is the caller's to restore.
+    ///
+    /// - Throws: ``ExecutionError/trace(_:)`` where a page is in a file and cannot be had: memory is
+    ///   neither here nor there then, and ``forgetFile(_:)`` must follow.
     mutating func restoreMemory(
         _ index: Int, _ machine: inout GuestMachine
     ) throws(ExecutionError) {
@@ -176,13 +186,19 @@ struct Keyframes: ~Copyable {
         var candidates = machine.writes?.take(reader) ?? []
         candidates += slotsChanged(between: base, and: target)
         var seen: Set<Int> = []
+        var pages: [(slot: Int, page: PageCopy?)] = []
         for slot in candidates where seen.insert(slot).inserted {
+            pages.append((slot, history.page(slot, at: target)))
+        }
+        // Those of a file in its order: each block of it is expanded once.
+        pages.sort { ($0.page?.number ?? 0, $0.slot) < ($1.page?.number ?? 0, $1.slot) }
+        for (slot, page) in pages {
             guard let host = unsafe machine.memory.host(slot: slot),
                 let address = machine.memory.pageSlots.address(ofSlot: slot)
             else { continue }
             // SAFETY: a slot's host pointer covers its 4096 bytes.
-            if let page = history.page(slot, at: target) {
-                unsafe page.copy(to: host)
+            if let page {
+                try unsafe page.copy(to: host)
             } else {
                 unsafe host.initializeMemory(
                     as: UInt8.self, repeating: 0, count: PageCopy.pageBytes)
@@ -227,7 +243,7 @@ struct Keyframes: ~Copyable {
     }
 
     /// Drops keyframes until the rest fits; the first stays.
-    private mutating func thin(_ machine: inout GuestMachine) throws(ExecutionError) {
+    mutating func thin(_ machine: inout GuestMachine) throws(ExecutionError) {
         guard byteCount > byteLimit else { return }
         try machine.collectWrites()
         while byteCount > byteLimit, frames.count > 2 {

@@ -61,7 +61,7 @@ extension TimeMachine {
         } else if !search.matches(registers) {
             return .somewhereAhead
         }
-        let memory = try ram.current(&machine)
+        let memory = try machine.memoryDigest()
         let state = try kvm { () throws(KVMError) in
             try RunLoop.wholeState(&machine.cpu, registers, memory: memory)
         }
@@ -183,7 +183,7 @@ extension TimeMachine {
         let report = RunReport(
             outcome: outcome, exitCount: loop.exitCount, nanoseconds: 0,
             registers: machine.currentRegisters, systemRegisters: machine.currentSystemRegisters)
-        let memory = try ram.current(&machine)
+        let memory = try machine.memoryDigest()
         guard try !tape.compareEnd(EndRecord(report), memory: memory),
             let mismatch = tape.mismatch
         else { return nil }

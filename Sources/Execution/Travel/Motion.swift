@@ -533,6 +533,7 @@ extension TimeMachine {
     mutating func take(_ step: RunStep) throws(ExecutionError) -> Arrival? {
         let outcome = try loop.take(
             step, &machine.cpu, &tape, memory: machine.memory, entered: 0, returned: 0)
+        replayedExits &+= 1
         if hasCounter {
             let before = spanStart
             do throws(KVMError) { spanStart = try machine.cpu.progress() ?? 0 } catch {

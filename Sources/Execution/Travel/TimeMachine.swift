@@ -11,8 +11,12 @@ public struct TravelOptions: Sendable {
     public var keyframeBytes = 256 << 20
     /// Keyframes are made no closer than this, in nanoseconds of the guest's running.
     public var keyframeSpacing: UInt64 = 20_000_000
+    /// A way that takes less than this is run rather than leapt over, in nanoseconds.
+    var worthRestoring: UInt64 = 2_000_000
     /// Replays on a host whose behaviour differs from the recording's.
     public var isForced = false
+    /// The host CPU that the guest runs on; nil: the recording's, where this host has it.
+    public var cpu: Int?
     /// Counts instructions by the host's counter, where it has one; else by stepping.
     public var usesCounter = true
 
@@ -37,7 +41,6 @@ public struct TimeMachine: ~Copyable {
     var loop: RunLoop
     var tape: Tape
     var keyframes: Keyframes
-    var ram: CurrentMemoryDigest
     /// The trace.
     public let reader: TraceReader
     /// Ways in which this host differs from the recording's; empty unless forced.
@@ -45,8 +48,11 @@ public struct TimeMachine: ~Copyable {
     /// Makes a move look at once whether it is to stop; from any thread.
     public let kicker: Kicker
     let options: TravelOptions
+    /// What is known of this host.
+    let hostFacts: HostFacts
     private let pin: ThreadPin
-    private let progress: ReplayProgress
+    /// How far the way is that the machine goes; from any thread.
+    public let progress: ReplayProgress
 
     /// Where the machine stands.
     public internal(set) var position = Position.begin
@@ -54,6 +60,11 @@ public struct TimeMachine: ~Copyable {
     public internal(set) var ending: Ending?
     /// Why nothing can go forward from here: the replay is not the recording any more.
     public internal(set) var divergence: ReplayDivergence?
+
+    /// Why the keyframe file is not used any more: one line; nil: it is, or there was none.
+    public internal(set) var keyframeFileProblem: String?
+    /// Exits taken so far, again and again.
+    public internal(set) var replayedExits: UInt64 = 0
 
     // While it moves.
     /// The host counts instructions.
@@ -110,7 +121,7 @@ public struct TimeMachine: ~Copyable {
         let differences = host.probe.facts.behavioursThatDiffer(from: reader.header.hostFacts)
         var machine = try GuestMachine.replaying(
             reader, host: host, isForced: options.isForced, differences: differences)
-        let cpu = try VCPUPlacement.choose(nil, as: reader.header)
+        let cpu = try VCPUPlacement.choose(options.cpu, as: reader.header)
         let pin = try kvm { () throws(KVMError) in try ThreadPin(toCPU: cpu) }
         let progress = ReplayProgress()
         let cursor = try trace { () throws(TraceError) in try reader.tape() }
@@ -121,7 +132,6 @@ public struct TimeMachine: ~Copyable {
             throw .cannotReplay(Self.startDiffers(reader))
         }
         try machine.trackWrites()
-        let ram = try CurrentMemoryDigest(&machine)
         var loop = RunLoop(
             behaviour: host.probe.behaviour, traps: machine.traps, stop: StopRequest())
         loop.hasLocalAPIC = machine.hasLocalAPIC
@@ -145,12 +155,12 @@ public struct TimeMachine: ~Copyable {
         self.loop = loop
         self.tape = tape
         self.keyframes = keyframes
-        self.ram = ram
         self.reader = reader
         self.options = options
         self.pin = pin
         self.progress = progress
         hostDifferences = differences
+        hostFacts = host.probe.facts
     }
 
     private static func startDiffers(_ reader: TraceReader) -> String {

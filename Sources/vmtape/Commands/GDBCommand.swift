@@ -27,7 +27,7 @@ struct GDBCommand: ParsableCommand {
     @Argument(help: "The trace.")
     var file: String
 
-    @Option(help: ArgumentHelp("Where to begin.", valueName: "position"))
+    @Option(help: ArgumentHelp("Where to begin: as replay --at has it.", valueName: "position"))
     var at: Destination = .end
 
     @Option(help: ArgumentHelp("The debugger.", valueName: "program"))
@@ -39,8 +39,12 @@ struct GDBCommand: ParsableCommand {
             valueName: "file"))
     var symbols: String?
 
-    @Option(help: ArgumentHelp("What keyframes may take in memory.", valueName: "size"))
-    var keyframeMemory = ByteSize(bytes: 256 << 20)
+    @OptionGroup var keyframes: KeyframeOptions
+
+    @Option(
+        help: ArgumentHelp(
+            "The host CPU that the guest runs on; the recording's unless given.", valueName: "n"))
+    var cpu: Int?
 
     @Flag(help: "Replay even where this host is known to behave differently.")
     var force = false
@@ -50,18 +54,28 @@ struct GDBCommand: ParsableCommand {
         help: ArgumentHelp("Arguments for gdb, after --.", valueName: "gdb-argument"))
     var arguments: [String] = []
 
+    func validate() throws {
+        try OptionRules(given: ["--gdb"] + keyframes.given).check()
+    }
+
     func run() throws {
         // What is wrong is told here, and not by a server behind the debugger's back.
         _ = try attempt { () throws(ExecutionError) in try Host() }
         _ = try TraceFile.open(file)
         var server = [
-            try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.description,
-            "--keyframe-memory", "\(keyframeMemory.bytes)", "--quiet",
+            try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.text,
+            "--keyframe-memory", "\(keyframes.memory.bytes)", "--quiet",
         ]
+        if keyframes.keepKeyframes { server.append("--keep-keyframes") }
+        if let file = keyframes.keyframeFile { server += ["--keyframe-file", file] }
+        if let cpu { server += ["--cpu", "\(cpu)"] }
         if force { server.append("--force") }
         let command = server.map(Self.quoted).joined(separator: " ")
         var words = [debugger]
         if let symbols { words.append(symbols) }
+        // What the run needs of files it has: gdb is not to look for libraries over the connection,
+        // nor to warn that it does.
+        words += ["-iex", "set sysroot", "-iex", "set auto-solib-add off"]
         words += ["-ex", "target remote | \(command)"]
         if let script = Self.makeScript() { words += ["-ex", "source /proc/self/fd/\(script)"] }
         words += arguments

@@ -48,14 +48,12 @@ struct ReplayCommand: ParsableCommand {
     @OptionGroup var symbolOptions: SymbolOptions
 
     func validate() throws {
-        if live.isWanted, json || until != nil {
-            throw ValidationError("--json and --until are for replays without devices.")
-        }
-        if state.isWanted, live.isWanted || until != nil || console {
-            throw ValidationError(
-                "--at and --gdb stand in the run: --until, --console, --devices and --live-from "
-                    + "are for replays that run through.")
-        }
+        var given: [String] = []
+        func note(_ name: String, _ isGiven: Bool) { if isGiven { given.append(name) } }
+        note("--until", until != nil)
+        note("--console", console)
+        note("--json", json)
+        try OptionRules(given: given + state.given + live.given).check()
     }
 
     func run() throws {
@@ -64,15 +62,16 @@ struct ReplayCommand: ParsableCommand {
         for damage in reader.damages { Message.note("\(reader.path): \(damage)") }
         if live.isWanted {
             return try ReplayLive(
-                options: live, reader: reader, isForced: force, isQuiet: quiet,
-                printsTapedOutput: console, symbolOptions: symbolOptions
+                options: live, reader: reader, isForced: force, cpu: cpu,
+                isOverwriting: state.overwrite, isQuiet: quiet, printsTapedOutput: console,
+                symbolOptions: symbolOptions
             ).run(host)
         }
         if state.isWanted {
             var recorded = try RecordedRun(
-                reader, host, state.travel(isForced: force), symbolOptions)
+                reader, host, state.travel(isForced: force, cpu: cpu), symbolOptions)
             if state.gdb != nil { return try ReplayDebug(state, isQuiet: quiet).run(recorded) }
-            return try ReplayAt(options: state, isJSON: json).run(&recorded)
+            return try ReplayAt(options: state, isJSON: json, isQuiet: quiet).run(&recorded)
         }
         var options = ReplayOptions()
         options.until = until

@@ -16,9 +16,9 @@ struct LiveOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "Leave the tape after the exit with this number (begin: at once) and go on live, with "
-                + "the devices as they were there.", valueName: "n"))
-    var liveFrom: PositionOption?
+            "Leave the tape at a position, as --at has it, and go on live, with the devices as they "
+                + "were there.", valueName: "position"))
+    var liveFrom: Destination?
 
     @Option(
         help: ArgumentHelp(
@@ -27,10 +27,11 @@ struct LiveOptions: ParsableArguments {
     var record: String?
 
     @Option(
+        name: .customLong("serial"),
         help: ArgumentHelp(
-            "With --live-from: where the serial port prints once the run is live.",
+            "With --live-from: where the serial port prints once the run is live (default: stdio).",
             valueName: "stdio|none|file"))
-    var serial: SerialTarget = .stdio
+    var serialGiven: SerialTarget?
 
     @Option(
         help: ArgumentHelp(
@@ -59,31 +60,19 @@ struct LiveOptions: ParsableArguments {
     /// The devices are run again.
     var isWanted: Bool { devices || liveFrom != nil }
 
+    var serial: SerialTarget { serialGiven ?? .stdio }
+
     func validate() throws {
-        let needsLive =
-            record != nil || input != nil || maxExits != nil || timeout != nil
-            || debugConsole != nil || serial != .stdio
-        if needsLive, liveFrom == nil {
-            throw ValidationError(
-                "--record, --serial, --debug-console, --input, --max-exits and --timeout of a "
-                    + "replay are for a run that goes live: give --live-from too.")
+        guard case .position(let position) = liveFrom, let line = tooFewExits(for: position) else {
+            return
         }
-        if let maxExits, let liveFrom, maxExits <= liveFrom.position.exitCount {
-            throw ValidationError(
-                "--max-exits \(maxExits) ends the run before it goes live after exit "
-                    + "\(liveFrom.position).")
-        }
+        throw ValidationError(line)
     }
-}
 
-/// A ``Machine/Position`` as an option; a type of its own, since neither protocol nor type is ours
-/// to join.
-struct PositionOption: ExpressibleByArgument, Equatable {
-    let position: Position
-
-    init?(argument: String) {
-        guard let position = Position(argument) else { return nil }
-        self.position = position
+    /// What is wrong with --max-exits where the run is to go live at a position; nil: nothing.
+    func tooFewExits(for position: Position) -> String? {
+        guard let maxExits, maxExits <= position.exitCount else { return nil }
+        return "--max-exits \(maxExits) ends the run before it goes live (--live-from \(position))."
     }
 }
 
@@ -92,13 +81,23 @@ struct ReplayLive {
     let options: LiveOptions
     let reader: TraceReader
     let isForced: Bool
+    let cpu: Int?
+    let isOverwriting: Bool
     let isQuiet: Bool
     /// Prints what the guest printed while the tape answered, too.
     let printsTapedOutput: Bool
     /// For the report of a divergence.
     let symbolOptions: SymbolOptions
 
+    /// Where the tape is left; nil: nowhere.
+    private var liveFrom: Position? {
+        options.liveFrom.map { $0.position(in: reader) ?? Position(exitCount: reader.exitCount) }
+    }
+
     func run(_ host: borrowing Host) throws {
+        if let liveFrom, let line = options.tooFewExits(for: liveFrom) {
+            throw CommandFailure(status: Status.couldNot, line)
+        }
         let leave = LeaveRequest()
         let console = options.liveFrom == nil ? nil : makeConsole(leave)
         defer { console?.stop() }
@@ -138,7 +137,8 @@ struct ReplayLive {
 
     private func branchOptions() -> BranchOptions {
         var branch = BranchOptions()
-        branch.liveFrom = options.liveFrom?.position
+        branch.liveFrom = liveFrom
+        branch.cpu = cpu
         branch.isForced = isForced
         branch.printsTapedOutput = printsTapedOutput
         if options.liveFrom != nil || printsTapedOutput {
@@ -149,6 +149,7 @@ struct ReplayLive {
         branch.supervision.timeoutMilliseconds = options.timeout?.milliseconds
         if let path = options.record {
             var recording = RecordSession.Recording(path: path)
+            recording.overwrites = isOverwriting
             recording.hasTiming = reader.hasTiming
             recording.observed = RecordCommand.observedFacts()
             branch.recording = recording
@@ -214,7 +215,7 @@ struct ReplayLive {
     }
 
     private func tellLive(_ outcome: BranchOutcome, _ ending: Ending) {
-        let taped = options.liveFrom?.position.exitCount ?? 0
+        let taped = liveFrom?.exitCount ?? 0
         let live = outcome.report.exitCount >= taped ? outcome.report.exitCount - taped : 0
         var text =
             "vmtape: replayed \(RunText.grouped(taped)) exits, then ran \(RunText.grouped(live)) "

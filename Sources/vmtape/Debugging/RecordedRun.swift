@@ -46,9 +46,7 @@ struct RecordedRun: ~Copyable {
     /// The position, and what runs next: `12+345, next 00100030 uart_write+0x10 (io.c:4)`.
     func whereabouts() -> String {
         let address = machine.instructionAddress.rawValue
-        let digits = String(address, radix: 16)
-        let padding = String(repeating: "0", count: max(0, 8 - digits.count))
-        var text = "\(machine.position), next \(padding)\(digits)"
+        var text = "\(machine.position), next \(RunText.hex(address, digits: 8))"
         if let name = names.name(of: address) { text += " \(name.text)" }
         if machine.ending != nil { text += ", the end of the run" }
         return text

@@ -3,6 +3,7 @@ internal import ArgumentParser
 internal import Execution
 internal import Glibc
 internal import Guest
+internal import KVM
 internal import Machine
 internal import Symbols
 internal import Trace
@@ -12,7 +13,7 @@ struct StateOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             "Stand at a position: N just after exit N, N+K another K instructions on, begin, "
-                + "begin+K, end. Shows the position and what is asked for below.",
+                + "begin+K, end, or P% of the exits. Shows the position and what is asked for below.",
             valueName: "position"))
     var at: Destination?
 
@@ -40,7 +41,7 @@ struct StateOptions: ParsableArguments {
             valueName: "file"))
     var core: String?
 
-    @Flag(help: "With --core: replace an existing file.")
+    @Flag(help: "With --core and --record: replace an existing file.")
     var overwrite = false
 
     @Option(
@@ -50,37 +51,17 @@ struct StateOptions: ParsableArguments {
             valueName: "[host:]port|unix:path|stdio"))
     var gdb: String?
 
-    @Option(
-        help: ArgumentHelp(
-            "With --at and --gdb: what keyframes to go back to may take in memory.",
-            valueName: "size"))
-    var keyframeMemory = ByteSize(bytes: 256 << 20)
+    @OptionGroup var keyframes: KeyframeOptions
 
     /// The run is travelled, and not only replayed.
     var isWanted: Bool { at != nil || gdb != nil }
 
-    /// Something is to be shown.
-    private var shows: Bool {
-        regs || !memory.isEmpty || disassemble != nil || backtrace || core != nil
-    }
-
-    func validate() throws {
-        if shows, at == nil {
-            throw ValidationError(
-                "--regs, --memory, --disassemble, --backtrace and --core show the machine at a "
-                    + "position: give --at too.")
-        }
-        if shows, gdb != nil {
-            throw ValidationError("With --gdb the debugger shows the machine: give --at alone.")
-        }
-        if overwrite, core == nil { throw ValidationError("--overwrite goes with --core.") }
-    }
-
     /// How the run is travelled.
-    func travel(isForced: Bool) -> TravelOptions {
+    func travel(isForced: Bool, cpu: Int?) -> TravelOptions {
         var options = TravelOptions()
-        options.keyframeBytes = Int(clamping: keyframeMemory.bytes)
+        options.keyframeBytes = Int(clamping: keyframes.memory.bytes)
         options.isForced = isForced
+        options.cpu = cpu
         return options
     }
 }
@@ -133,9 +114,13 @@ struct CodeRange: ExpressibleByArgument, Equatable {
 struct ReplayAt {
     let options: StateOptions
     let isJSON: Bool
+    let isQuiet: Bool
 
     func run(_ run: inout RecordedRun) throws {
-        try Self.go(options.at ?? .position(.begin), &run)
+        let store = KeyframeStore(options.keyframes, run.reader, isQuiet: isQuiet)
+        try store?.load(into: &run.machine)
+        try Self.go(options.at ?? .position(.begin), &run, isQuiet: isQuiet)
+        store?.save(&run.machine)
         let terminal = Terminal(STDOUT_FILENO)
         let stream = OutputStream(descriptor: STDOUT_FILENO)
         if isJSON {
@@ -149,32 +134,43 @@ struct ReplayAt {
     }
 
     /// Moves the machine; a position that the run never comes to is told.
-    static func go(_ destination: Destination, _ run: inout RecordedRun) throws(CommandFailure) {
-        let status = StatusLine(isWanted: true)
+    static func go(
+        _ destination: Destination, _ run: inout RecordedRun, isQuiet: Bool
+    ) throws(CommandFailure) {
+        let status = StatusLine(isWanted: !isQuiet)
         defer { status.clear() }
+        let progress = run.machine.progress
+        let start = HostThread.monotonicNanoseconds()
+        func look() -> Bool {
+            let milliseconds = (HostThread.monotonicNanoseconds() &- start) / 1_000_000
+            status.update(milliseconds: milliseconds) {
+                "going to \(destination.text): exit \(RunText.grouped(progress.exitCount))"
+            }
+            return false
+        }
+        let wanted = destination.position(in: run.reader)
         let stop: TravelStop
         do throws(ExecutionError) {
-            switch destination {
-            case .end: stop = try run.machine.seekEnd()
-            case .position(let position): stop = try run.machine.seek(to: position)
+            if let wanted {
+                stop = try run.machine.seek(to: wanted, isInterrupted: look)
+            } else {
+                stop = try run.machine.seekEnd(isInterrupted: look)
             }
         } catch { throw CommandFailure.couldNot(error) }
-        switch (stop, destination) {
-        case (.diverged(let divergence), _):
-            throw CommandFailure(
-                status: Status.no, divergenceLine(divergence, run.reader))
-        case (.historyEnd, .position(let position)) where run.machine.position < position:
+        status.clear()
+        if case .diverged(let divergence) = stop {
+            throw CommandFailure(status: Status.no, divergenceLine(divergence, run.reader))
+        }
+        guard let wanted, run.machine.position != wanted else { return }
+        if case .historyEnd = stop, run.machine.position < wanted {
             throw CommandFailure(
                 status: Status.couldNot,
-                "\(run.reader.path): the run has no position \(position): it ends at "
-                    + "\(run.machine.position)")
-        default: break
-        }
-        if case .position(let wanted) = destination, run.machine.position != wanted {
-            Message.note(
-                "the machine cannot stand at \(wanted); the next place where it can is "
+                "\(run.reader.path): the run has no position \(wanted): it ends at "
                     + "\(run.machine.position)")
         }
+        Message.note(
+            "the machine cannot stand at \(wanted); the next place where it can is "
+                + "\(run.machine.position)")
     }
 
     private func writeText(

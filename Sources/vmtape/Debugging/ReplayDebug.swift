@@ -21,15 +21,21 @@ struct ReplayDebug {
         do throws(TransportError) { server = try DebugServer(at: endpoint) } catch {
             throw CommandFailure.couldNot(error)
         }
-        if let destination = state.at { try ReplayAt.go(destination, &run) }
+        let store = KeyframeStore(state.keyframes, run.reader, isQuiet: isQuiet)
+        try store?.load(into: &run.machine)
+        if let destination = state.at { try ReplayAt.go(destination, &run, isQuiet: isQuiet) }
+        // A debugger that leaves may not wait until they are written.
+        store?.save(&run.machine)
         let kicker = run.machine.kicker
         let interrupt = InterruptFlag { kicker.kick() }
         let request = StopRequest()
         let stopper = server.stopper
-        let supervisor = Supervisor(
-            Supervisor.Configuration(), request: request, kick: { interrupt.raise() },
-            abort: { _exit(128 + $0) },
-            tick: { _ in if request.reason != nil { stopper.stop() } })
+        let supervisor = try attempt { () throws(ExecutionError) in
+            try Supervisor(
+                Supervisor.Configuration(), request: request, kick: { interrupt.raise() },
+                abort: { _exit(128 + $0) },
+                tick: { _ in if request.reason != nil { stopper.stop() } })
+        }
         defer { supervisor.finish() }
         var target = ReplayTarget(run)
         if endpoint != .standardStreams, !isQuiet {
@@ -41,6 +47,7 @@ struct ReplayDebug {
             do throws(TransportError) {
                 ending = try server.serve(&target, interrupt: interrupt)
             } catch { throw CommandFailure.couldNot(error) }
+            store?.save(&target.run.machine)
             switch ending {
             case .killed, .stopped: return
             case .failed(let failure) where endpoint == .standardStreams:
