@@ -36,6 +36,10 @@ public struct GuestCPU: ~Copyable {
     var digestReader: DirtyPages.Reader?
     /// The digest of RAM when it was last asked for.
     var memoryDigest = MemoryDigest()
+    /// The hashes that pages had when they were marked, of those that were replaced since.
+    var markedHashes: [UInt64: UInt64] = [:]
+    /// Where a search for a landmark began.
+    var kept: Checkpoint?
 
     init(
         _ cpu: consuming PendingCPU, of machine: consuming VirtualMachine, savedMSRs: [UInt32]
@@ -199,7 +203,7 @@ extension GuestCPU: Processor {
     }
 
     /// Whether an interrupt or exception is on its way into the guest; the CPU must be settled.
-    mutating func hasEventUnderWay() throws(KVMError) -> Bool {
+    public mutating func hasEventUnderWay() throws(KVMError) -> Bool {
         try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
             let events = try cpu.events()
             return events.exceptionInjected || events.exceptionPending || events.interruptInjected

@@ -43,8 +43,21 @@ extension PlainListener where Self: ~Copyable {
     mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool { true }
 }
 
+/// A CPU whose memory nothing changes, and that stands nowhere to go back to.
+protocol ForwardCPU: Processor, ~Copyable {}
+
+extension ForwardCPU where Self: ~Copyable {
+    mutating func hasEventUnderWay() throws(KVMError) -> Bool { false }
+    func changedPages() -> [MemoryDigest.Page] { [] }
+    mutating func markPages() {}
+    mutating func keepPlace(_ memory: borrowing GuestMemory) throws(ExecutionError) {}
+    mutating func returnToPlace(
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Bool { false }
+}
+
 /// A CPU of which no instruction is completed.
-protocol PlainCPU: Processor, ~Copyable {}
+protocol PlainCPU: ForwardCPU, ~Copyable {}
 
 extension PlainCPU where Self: ~Copyable {
     mutating func extendedState() throws(KVMError) -> ExtendedState {
