@@ -159,11 +159,12 @@ extension TimeMachine {
         _ landmark: Landmark, _ registers: GeneralRegisters
     ) throws(ExecutionError) -> Bool {
         _ = try settle()
-        let memory = try ram.current(&machine)
-        let state = try kvm { () throws(KVMError) in
-            try RunLoop.wholeState(&machine.cpu, registers, memory: memory)
+        let memory = try machine.memoryDigest()
+        var state = try kvm { () throws(KVMError) in
+            try MachineState(&machine.cpu, memory: memory)
         }
-        return state == landmark.state
+        state.registers = registers
+        return state.digest == landmark.state
     }
 
     /// Does something with the interrupt table out of force.
