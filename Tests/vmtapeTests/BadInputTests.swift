@@ -297,6 +297,16 @@ import Testing
     }
 
     @Test(.enabled(if: RealKVM.isThere, RealKVM.comment))
+    func `a trace without its image is told of before a debugger is started`() throws {
+        let trace = directory.file("cut.vmtape")
+        let whole = try #require(Files.read("\(Files.repository)/traces/swift-kernel.vmtape"))
+        try Files.write(trace, Array(whole.prefix(1000)))
+        let result = try ChildProcess.run(["gdb", trace, "--debugger", "/no/such/debugger"])
+        #expect(result.ending == .status(2))
+        #expect(result.errorLines.last?.contains("holds no guest image") == true)
+    }
+
+    @Test(.enabled(if: RealKVM.isThere, RealKVM.comment))
     func `closed standard streams are no place for a trace`() throws {
         let trace = directory.file("a.vmtape")
         let recorded = try run(
