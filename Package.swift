@@ -49,18 +49,21 @@ let package = Package(
 
         // Leaves.
         module("Machine"),
+        module("Threads"),
         module("Disassembly", ["CZydis", "Machine"]),
 
         // Middle: each knows one world and none of the others.
         module("KVM", ["CKVM", "Machine"]),
-        module("Trace", ["CLZ4", "CXXHash", "Machine"]),
+        module("Trace", ["CLZ4", "CXXHash", "Machine", "Threads"]),
         module("Guest", ["CElf", "CZlib", "CXXHash", "Machine"]),
-        module("Devices", ["Machine"]),
-        module("GDBRemote", ["Machine"]),
+        module("Devices", ["Machine", "Threads"]),
+        module("GDBRemote", ["Machine", "Threads"]),
         module("Symbols", ["CDemangle", "CElf", "Disassembly", "Machine"]),
 
         // Top: what puts them together.
-        module("Execution", ["Devices", "Disassembly", "Guest", "KVM", "Machine", "Trace"]),
+        module(
+            "Execution",
+            ["Devices", "Disassembly", "Guest", "KVM", "Machine", "Threads", "Trace"]),
         module("Analysis", ["Disassembly", "Machine", "Symbols", "Trace"]),
         .executableTarget(
             name: "vmtape",
@@ -86,11 +89,12 @@ let package = Package(
         // What tests share: files, child processes, pseudo-terminals.
         .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),
         tests("Machine"),
-        tests("KVM", ["Machine"]),
+        tests("Threads"),
+        tests("KVM", ["Machine", "Threads"]),
         tests("Disassembly", ["Machine"]),
-        tests("Trace", ["Machine"]),
+        tests("Trace", ["Machine", "Threads"]),
         tests("Guest", ["Machine", "TestSupport"]),
-        tests("Devices", ["Machine"]),
+        tests("Devices", ["Machine", "Threads"]),
         tests("Symbols", ["Machine", "TestSupport"], exclude: ["Fixtures"]),
         tests(
             "Execution",
@@ -99,7 +103,7 @@ let package = Package(
                 "Trace",
             ]),
         tests("Analysis", ["Machine", "Symbols", "Trace"], exclude: ["Snapshots"]),
-        tests("GDBRemote", ["Machine", "TestSupport"]),
+        tests("GDBRemote", ["Machine", "TestSupport", "Threads"]),
         .testTarget(
             name: "vmtapeTests", dependencies: ["vmtape", "Analysis", "TestSupport", "Trace"],
             exclude: ["Snapshots"], swiftSettings: strict),

@@ -29,6 +29,7 @@ typedef struct {
     uint8_t writes_memory;      /* an operand in memory is written (only with operands) */
     uint8_t memory_width_bytes; /* the width of that operand, 0 where none is written */
     uint8_t has_target;
+    uint8_t second_immediate;   /* ENTER's level */
     uint64_t target;            /* of a direct branch, or the address of a RIP-relative operand */
     uint64_t immediate;         /* the first immediate as encoded */
 } czydis_instruction;
@@ -67,6 +68,7 @@ static inline void czydis_fill(czydis_instruction *out, const ZydisDecodedInstru
                    != 0;
     out->prefix_count = from->raw.prefix_count;
     out->immediate = from->raw.imm[0].value.u;
+    out->second_immediate = (uint8_t)from->raw.imm[1].value.u;
 }
 
 /* Decodes one instruction without its operands: the quick way, for scanning. */
@@ -225,6 +227,109 @@ static inline int czydis_decode_operands(
         }
     }
     return instruction.operand_count_visible;
+}
+
+/* A piece of memory that an instruction reads or writes, whether it names it or not. */
+typedef struct {
+    uint8_t role;      /* CZYDIS_ROLE_* */
+    uint8_t is_read;   /* also where it depends on something */
+    uint8_t is_write;
+    uint8_t segment;   /* the five as in czydis_operand */
+    uint8_t base;
+    uint8_t index;
+    uint8_t scale;
+    uint8_t bit_index; /* BT and its like: the register that counts bits from here, or none */
+    uint16_t width;    /* in bytes */
+    int64_t displacement;
+} czydis_access;
+
+enum {
+    CZYDIS_ROLE_OPERAND = 0,
+    CZYDIS_ROLE_PUSH = 1,   /* ends below the stack pointer */
+    CZYDIS_ROLE_POP = 2,    /* from the stack pointer on */
+    CZYDIS_ROLE_STRING = 3, /* RSI or RDI, which move */
+    CZYDIS_ROLE_TABLE = 4,  /* XLAT: AL is added */
+
+    CZYDIS_ACCESS_CAPACITY = 3 /* two named or implied, and the stack */
+};
+
+/* What names memory and does not touch it. */
+static inline int czydis_only_names(const ZydisDecodedInstruction *instruction) {
+    switch (instruction->mnemonic) {
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB:
+    case ZYDIS_MNEMONIC_CLDEMOTE:
+    case ZYDIS_MNEMONIC_INVLPG: return 1;
+    default: break;
+    }
+    return instruction->meta.category == ZYDIS_CATEGORY_PREFETCH
+           || instruction->meta.category == ZYDIS_CATEGORY_WIDENOP
+           || instruction->meta.category == ZYDIS_CATEGORY_NOP;
+}
+
+/* Decodes one instruction and the memory that it touches; the number of pieces, or -1 if there is
+ * none or it addresses memory in a way that cannot be told here. */
+static inline int czydis_decode_accesses(
+    unsigned bits, int is_real, const void *bytes, size_t count, czydis_instruction *out,
+    czydis_access accesses[CZYDIS_ACCESS_CAPACITY]
+) {
+    ZydisDecoder decoder;
+    ZydisDecodedInstruction instruction;
+    ZydisDecodedOperand decoded[ZYDIS_MAX_OPERAND_COUNT];
+    if (!czydis_init(&decoder, bits, is_real)
+        || !ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, count, &instruction, decoded)))
+        return -1;
+    czydis_fill(out, &instruction);
+    if (czydis_only_names(&instruction)) return 0;
+    int found = 0;
+    for (unsigned i = 0; i < instruction.operand_count; i++) {
+        const ZydisDecodedOperand *from = &decoded[i];
+        if (from->type != ZYDIS_OPERAND_TYPE_MEMORY || from->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+            continue;
+        if (found == CZYDIS_ACCESS_CAPACITY || from->mem.type != ZYDIS_MEMOP_TYPE_MEM) return -1;
+        czydis_access *to = &accesses[found++];
+        memset(to, 0, sizeof *to);
+        to->is_read = (from->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
+        to->is_write = (from->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+        to->segment = (uint8_t)ZydisRegisterGetId(from->mem.segment);
+        to->base = to->index = to->bit_index = CZYDIS_NO_REGISTER;
+        to->scale = from->mem.scale;
+        to->width = (uint16_t)(from->size / 8);
+        to->displacement = from->mem.disp.value;
+        if (from->mem.base == ZYDIS_REGISTER_RIP || from->mem.base == ZYDIS_REGISTER_EIP) {
+            to->base = CZYDIS_RIP;
+        } else if (from->mem.base != ZYDIS_REGISTER_NONE) {
+            to->base = czydis_register(from->mem.base);
+            if (to->base == CZYDIS_NO_REGISTER) return -1;
+        }
+        if (from->mem.index != ZYDIS_REGISTER_NONE) {
+            to->index = czydis_register(from->mem.index);
+            if (to->index == CZYDIS_NO_REGISTER) return -1;
+        }
+        if (from->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN) {
+            const int stack_pointer = 4, data = 7, source = 6;
+            if (to->base == stack_pointer)
+                to->role = to->is_write ? CZYDIS_ROLE_PUSH : CZYDIS_ROLE_POP;
+            else if (instruction.mnemonic == ZYDIS_MNEMONIC_LEAVE)
+                to->role = CZYDIS_ROLE_POP;
+            else if (instruction.mnemonic == ZYDIS_MNEMONIC_XLAT)
+                to->role = CZYDIS_ROLE_TABLE;
+            else if ((to->base == data || to->base == source)
+                     && (instruction.meta.category == ZYDIS_CATEGORY_STRINGOP
+                         || instruction.meta.category == ZYDIS_CATEGORY_IOSTRINGOP))
+                to->role = CZYDIS_ROLE_STRING;
+        }
+        if (instruction.meta.category == ZYDIS_CATEGORY_BITBYTE && i == 0
+            && instruction.operand_count_visible > 1
+            && decoded[1].type == ZYDIS_OPERAND_TYPE_REGISTER
+            && (instruction.mnemonic == ZYDIS_MNEMONIC_BT
+                || instruction.mnemonic == ZYDIS_MNEMONIC_BTS
+                || instruction.mnemonic == ZYDIS_MNEMONIC_BTR
+                || instruction.mnemonic == ZYDIS_MNEMONIC_BTC))
+            to->bit_index = czydis_register(decoded[1].reg.value);
+    }
+    return found;
 }
 
 /* The mnemonic in lower case, for as long as the process lives; never NULL. */

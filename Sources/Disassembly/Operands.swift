@@ -116,7 +116,7 @@ extension Disassembler {
     }
 
     /// By the numbers that instructions encode (Intel SDM vol. 2, table 3-1).
-    private static func register(_ number: UInt8) -> Register? {
+    static func register(_ number: UInt8) -> Register? {
         Int(number) < registers.count ? registers[Int(number)] : nil
     }
 
@@ -126,5 +126,5 @@ extension Disassembler {
     ]
 
     /// By the numbers that MOV Sreg encodes (Intel SDM vol. 2, table B-8).
-    private static let segments: [SystemRegisters.SegmentName] = [.es, .cs, .ss, .ds, .fs, .gs]
+    static let segments: [SystemRegisters.SegmentName] = [.es, .cs, .ss, .ds, .fs, .gs]
 }

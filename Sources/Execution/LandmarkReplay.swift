@@ -38,7 +38,6 @@ extension RunLoop {
         var search = LandmarkSearch(landmark)
         search.isInterrupt = !side.isLeavingTape
         var armed = GuestDebug.off
-        isPassingHandler = false
         let found = try find(&search, &armed, &cpu, &side, memory: memory)
         midFlight.hits += search.hits
         midFlight.rejectedHits += search.rejectedHits

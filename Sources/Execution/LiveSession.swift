@@ -255,7 +255,7 @@ extension GuestMachine {
         loop.hasLocalAPIC = hasLocalAPIC
         loop.codeWatch = codeWatch
         let kicker = kicker
-        let supervisor = Supervisor(
+        let supervisor = try Supervisor(
             supervision, request: stop, kick: { kicker.kick() }, abort: callbacks.abort,
             tick: callbacks.tick)
         defer { supervisor.finish() }

@@ -197,7 +197,7 @@ public struct ReplaySession: ~Copyable {
 
     /// Instructions before the place of a divergence that read the outside world unseen.
     private func suspects(_ system: SystemRegisters) -> [String] {
-        let end = PageWalk.linearRIP(machine.currentRegisters.rip, system: system).rawValue
+        let end = system.linearAddress(ofCode: machine.currentRegisters.rip).rawValue
         let history = min(end, UInt64(HiddenInputs.suspectHistory))
         let code = machine.bytes(
             at: GuestVirtualAddress(end &- history), count: Int(history))

@@ -11,11 +11,15 @@ public struct Position: Hashable, Sendable {
     /// REP once for each 1,024 iterations that it begins and once when it ends, and an instruction that
     /// faults. Elsewhere by single steps, a REP being one. A machine never rests inside of either.
     public var instructions: UInt64
+    /// Where the host counts none in ring 3: single steps there, one a REP's iteration, since ring 3
+    /// was entered. Nil at an exit, in ring 0, and where the host counts.
+    public var ring3: UInt64?
 
     /// Makes a position.
-    public init(exitCount: UInt64, instructions: UInt64 = 0) {
+    public init(exitCount: UInt64, instructions: UInt64 = 0, ring3: UInt64? = nil) {
         self.exitCount = exitCount
         self.instructions = instructions
+        self.ring3 = ring3
     }
 
     /// Before the first instruction.
@@ -31,14 +35,22 @@ public struct Position: Hashable, Sendable {
 extension Position: Comparable {
     /// Earlier in the run.
     public static func < (a: Position, b: Position) -> Bool {
-        (a.exitCount, a.instructions) < (b.exitCount, b.instructions)
+        (a.exitCount, a.instructions, a.order) < (b.exitCount, b.instructions, b.order)
+    }
+
+    /// Ring 3 comes behind the exit that it goes on from, and before the place where it enters ring 0,
+    /// which has the same count of instructions.
+    private var order: UInt64 {
+        guard let ring3 else { return instructions == 0 ? 0 : .max }
+        return min(ring3, .max - 2) + 1
     }
 }
 
 extension Position: LosslessStringConvertible {
-    /// `begin`, `begin+K`, `N`, `N+K`: what ``init(_:)`` takes.
+    /// `begin`, `begin+K`, `N`, `N+K`, and `N+K.U` in ring 3: what ``init(_:)`` takes.
     public var description: String {
         let exit = exitCount == 0 ? "begin" : String(exitCount - 1)
+        if let ring3 { return "\(exit)+\(instructions).\(ring3)" }
         return instructions == 0 ? exit : "\(exit)+\(instructions)"
     }
 
@@ -47,9 +59,16 @@ extension Position: LosslessStringConvertible {
         let parts = text.split(separator: "+", maxSplits: 1, omittingEmptySubsequences: false)
         guard let first = parts.first else { return nil }
         var instructions: UInt64 = 0
+        var ring3: UInt64?
         if parts.count == 2 {
-            guard let count = Self.number(parts[1]) else { return nil }
+            let counts = parts[1].split(
+                separator: ".", maxSplits: 1, omittingEmptySubsequences: false)
+            guard let count = counts.first.flatMap({ Self.number($0) }) else { return nil }
             instructions = count
+            if counts.count == 2 {
+                guard let steps = Self.number(counts[1]) else { return nil }
+                ring3 = steps
+            }
         }
         if first == "begin" {
             self.init(exitCount: 0, instructions: instructions)
@@ -58,11 +77,41 @@ extension Position: LosslessStringConvertible {
         } else {
             return nil
         }
+        self.ring3 = ring3
     }
 
     /// Decimal digits only: no sign, which `UInt64(_:)` would take.
     private static func number(_ text: Substring) -> UInt64? {
         guard !text.isEmpty, text.utf8.allSatisfy({ (48...57).contains($0) }) else { return nil }
         return UInt64(text)
+    }
+}
+
+/// Where to go in a recorded run.
+public enum Destination: Equatable, Sendable {
+    /// A position of the run; it may be beyond the end.
+    case position(Position)
+    /// The end of the recording.
+    case end
+}
+
+extension Destination: LosslessStringConvertible {
+    /// `end`, or a position: what ``init(_:)`` takes.
+    public var description: String {
+        switch self {
+        case .position(let position): position.description
+        case .end: "end"
+        }
+    }
+
+    /// Reads a destination; nil where the text is none.
+    public init?(_ text: String) {
+        if text == "end" {
+            self = .end
+        } else if let position = Position(text) {
+            self = .position(position)
+        } else {
+            return nil
+        }
     }
 }

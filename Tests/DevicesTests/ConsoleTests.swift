@@ -1,6 +1,7 @@
 import Glibc
 import Synchronization
 import Testing
+import Threads
 
 @testable import Devices
 
@@ -93,26 +94,16 @@ private struct Pipe: ~Copyable {
         let total = 300_000
         // The other side reads on a thread of its own until the end.
         let reader = pipe.reader
-        var thread = pthread_t()
-        let sum = UnsafeMutablePointer<Int>.allocate(capacity: 2)
-        // SAFETY: two words, used by the thread until it is joined below.
-        unsafe sum.initialize(repeating: 0, count: 2)
-        unsafe sum[1] = Int(reader)
-        defer { unsafe sum.deallocate() }
-        let started = unsafe pthread_create(
-            &thread, nil,
-            { context in
-                guard let sum = unsafe context?.assumingMemoryBound(to: Int.self) else {
-                    return nil
-                }
-                var chunk = [UInt8](repeating: 0, count: 1000)
-                while true {
-                    let count = unsafe read(Int32(sum[1]), &chunk, chunk.count)
-                    if count <= 0 { return nil }
-                    unsafe sum[0] += chunk[..<count].reduce(0) { $0 + Int($1) }
-                }
-            }, sum)
-        try #require(started == 0)
+        let sum = Atomic<Int>(0)
+        let thread = try WorkerThread("to read") {
+            var chunk = [UInt8](repeating: 0, count: 1000)
+            while true {
+                // SAFETY: read fills at most the chunk's count.
+                let count = unsafe read(reader, &chunk, chunk.count)
+                if count <= 0 { return }
+                sum.add(chunk[..<count].reduce(0) { $0 + Int($1) }, ordering: .relaxed)
+            }
+        }
         var expected = 0
         var output = try ConsoleOutput(.descriptor(pipe.writer, name: "pipe"))
         for index in 0..<total {
@@ -124,8 +115,9 @@ private struct Pipe: ~Copyable {
         #expect(output.failure == nil)
         var closing = pipe
         closing.closeWriter()
-        _ = pthread_join(thread, nil)
-        #expect(unsafe sum[0] == expected)
+        thread.join()
+        let found = sum.load(ordering: .relaxed)
+        #expect(found == expected)
     }
 
     @Test func aReaderThatIsGoneIsAnErrorValue() throws {

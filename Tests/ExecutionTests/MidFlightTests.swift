@@ -92,6 +92,7 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
     private let system = UnsafeMutablePointer<SystemRegisters>.allocate(capacity: 1)
     private var data: [UInt8] = [0]
     var mmioValue: UInt64 = 0
+    var taskPriorityClass: UInt64 = 0
 
     init(_ kind: MidFlightTests.Kind, seed: UInt64) {
         self.kind = kind

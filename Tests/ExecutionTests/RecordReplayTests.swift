@@ -147,7 +147,8 @@ struct RecordReplayTests {
         let host = try Host()
         let guest = try TestGuest.flat(code, in: directory)
         let outcome = try guest.record(host, to: path) { configuration, _ in
-            configuration.supervision.timeoutMilliseconds = 10
+            // Long enough to make three exits on a busy machine.
+            configuration.supervision.timeoutMilliseconds = 500
             configuration.supervision.graceMilliseconds = 10
             configuration.supervision.tickMilliseconds = 1
         }

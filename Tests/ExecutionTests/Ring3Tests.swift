@@ -95,6 +95,21 @@ import Trace
         #expect(PageWalk.handler(of: 14, system: short, memory: memory) == nil)
     }
 
+    @Test func `gates of protected mode are half as long`() throws {
+        var system = Self.system()
+        system[.efer] = 0
+        // A 32-bit trap gate, a 16-bit interrupt gate, a task gate, one that is not present.
+        let gates: [UInt64] = [
+            0x1234_8F00_0008_5678, 0x1234_8600_0008_5678, 0x0000_8500_0008_0000,
+            0x1234_0F00_0008_5678,
+        ]
+        let memory = try Self.memory([(0x2000, Self.words(gates))])
+        let found = (0..<4).map { PageWalk.handler(of: $0, system: system, memory: memory) }
+        #expect(found == [0x1234_5678, 0x5678, nil, nil])
+        system[.cr0] = 0
+        #expect(PageWalk.handler(of: 0, system: system, memory: memory) == nil)
+    }
+
     private func returns(_ code: [UInt8], selector: UInt64) throws -> Bool {
         var registers = GeneralRegisters()
         registers[.rip] = 0x1000

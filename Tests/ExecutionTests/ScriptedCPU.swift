@@ -6,7 +6,7 @@ import Trace
 
 /// A CPU that does what a script says, without KVM: for tests of what drives CPUs.
 @safe
-struct ScriptedCPU: Processor, ~Copyable {
+struct ScriptedCPU: PlainCPU, ~Copyable {
     /// What one run does.
     enum Step: Sendable {
         /// It exits; the bytes are what is on the run page.
@@ -158,6 +158,7 @@ struct ScriptedCPU: Processor, ~Copyable {
 
     mutating func interrupt(vector: UInt8) throws(KVMError) {
         precondition(isSettled && isReadyForInterrupt)
+        if debugs.last?.singleStep == true { wasInjectedWhileStepping = true }
         injected.append((vector, runCount))
     }
 
@@ -205,6 +206,29 @@ struct ScriptedCPU: Processor, ~Copyable {
         unsafe self.registers.pointee = registers
         return true
     }
+
+    // MARK: Stops
+
+    /// What was asked to stop the guest, in order.
+    private(set) var debugs: [GuestDebug] = []
+    /// Where it stops in any case.
+    private(set) var standing: GuestVirtualAddress?
+    /// An interrupt was injected while a step was armed.
+    private(set) var wasInjectedWhileStepping = false
+    /// How often system registers were asked for.
+    private(set) var refreshCount = 0
+    /// Where SYSCALL goes.
+    var targets: SyscallTargets? = SyscallTargets(star: 0, lstar: 0x5000, fmask: 0)
+
+    mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) { debugs.append(debug) }
+
+    mutating func setStandingBreakpoint(_ address: GuestVirtualAddress?) throws(KVMError) {
+        standing = address
+    }
+
+    mutating func refreshSystemRegisters() throws(KVMError) { refreshCount += 1 }
+
+    mutating func syscallTargets() throws(KVMError) -> SyscallTargets? { targets }
 
     // MARK: Exits
 

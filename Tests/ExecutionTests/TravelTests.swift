@@ -200,6 +200,23 @@ struct TravelTests {
         #expect(try Sight(&machine) == end)
     }
 
+    @Test func `going back a long way forgets the places that are too far`() throws {
+        let host = try Host()
+        let trip = try Trip(host, "swift-kernel")
+        var machine = try trip.machine(host)
+        let start = Position(exitCount: 40, instructions: 900)
+        _ = try machine.seek(to: start)
+        _ = try machine.reverseStep(250)
+        let wanted = try Sight(&machine)
+        for limit in [2, 16, 100] {
+            var short = try trip.machine(host)
+            short.placeLimit = limit
+            _ = try short.seek(to: start)
+            _ = try short.reverseStep(250)
+            #expect(try Sight(&short) == wanted, "\(limit)")
+        }
+    }
+
     @Test func `an interruption stops a long way, and the way goes on`() throws {
         let host = try Host()
         let trip = try Trip(host, "swift-kernel")

@@ -25,6 +25,7 @@ import Testing
         ("disassemble 0x7c00 3", .command(.disassemble(address: 0x7C00, count: 3))),
         ("registers", .command(.registers)), ("info\n", .command(.info)),
         ("hints off", .hints(false)), ("hints on", .hints(true)),
+        ("console off", .console(false)), ("console on", .console(true)),
     ]
 
     @Test func understandsCommands() throws {
@@ -54,6 +55,7 @@ import Testing
         ("disassemble me", "'me' is no number; write disassemble [ADDRESS] [COUNT]"),
         ("disassemble 0 0", "monitor disassemble shows 1 to 1000 instructions"),
         ("hints", "monitor hints knows: on, off"),
+        ("console maybe", "monitor console knows: on, off"),
         (
             String(repeating: "y", count: 100),
             "there is no monitor command '\(String(repeating: "y", count: 40))...'; try monitor help"

@@ -265,7 +265,8 @@ struct RealDebuggerTests {
         #expect(
             text.contains(
                 "Could not write register \"rax\"; remote failure reply "
-                    + "'E.the recording is read-only: use --live-from to change what happens'"))
+                    + "'E.the recording is read-only: vmtape replay --live-from changes what happens'"
+            ))
         #expect(text.contains("$1 = 0\n"))
         #expect(text.contains("Cannot access memory at address 0x500000"))
         #expect(text.contains("The write to 0x500000 was refused: the recording is read-only"))

@@ -1,8 +1,8 @@
 import GDBRemote
-import Glibc
 import Machine
 import Synchronization
 import TestSupport
+import Threads
 
 /// A server on a thread of its own, so that a test may wait for what talks to it.
 final class ServingThread: Sendable {
@@ -18,15 +18,10 @@ final class ServingThread: Sendable {
         let outcome = Mutex(Outcome())
     }
 
-    private final class Body: Sendable {
-        let run: @Sendable () -> Void
-        init(_ run: @escaping @Sendable () -> Void) { self.run = run }
-    }
-
     let address: String
     private let stopper: DebugServer.Stopper
     private let state = State()
-    private let thread: Mutex<pthread_t?>
+    private let thread: WorkerThread
     let interrupt: InterruptFlag
 
     /// Serves debuggers, one after the other, `sessions` of them or until it is stopped.
@@ -48,11 +43,10 @@ final class ServingThread: Sendable {
         stopper = server.stopper
         self.interrupt = interrupt
         let state = state
-        thread = Mutex(nil)
         let server: DebugServer? = consume server
         let box = Mutex(server)
         let cell = ServerCell(box)
-        let body = Body {
+        thread = try WorkerThread("to serve") {
             guard var server = cell.take() else { return }
             var machine = machine()
             for _ in 0..<sessions {
@@ -70,19 +64,6 @@ final class ServingThread: Sendable {
                 if case .success(.stopped) = result { break }
             }
         }
-        var id = pthread_t()
-        // SAFETY: the box is retained until the thread takes it; `join` comes before deinit ends.
-        let status = unsafe pthread_create(
-            &id, nil,
-            { argument in
-                if let argument = unsafe argument {
-                    unsafe Unmanaged<Body>.fromOpaque(argument).takeRetainedValue().run()
-                }
-                return nil
-            }, Unmanaged.passRetained(body).toOpaque())
-        guard status == 0 else { throw SupportError("no thread") }
-        let started = id
-        thread.withLock { $0 = started }
     }
 
     private final class ServerCell: Sendable {
@@ -95,7 +76,7 @@ final class ServingThread: Sendable {
 
     /// Waits for the last session; how each of them ended.
     func endings() throws -> [SessionEnding] {
-        join()
+        thread.join()
         return try state.outcome.withLock { $0.results }.map { try $0.get() }
     }
 
@@ -103,13 +84,8 @@ final class ServingThread: Sendable {
     var positions: [UInt64] { state.outcome.withLock { $0.positions } }
     var breakpointCounts: [Int] { state.outcome.withLock { $0.breakpointCounts } }
 
-    private func join() {
-        guard let id = thread.withLock({ $0.take() }) else { return }
-        _ = pthread_join(id, nil)
-    }
-
     deinit {
         stopper.stop()
-        join()
+        thread.join()
     }
 }

@@ -130,7 +130,7 @@ import Testing
 
     @Test func refusesToChangeThePast() {
         var talk = Talk()
-        let refusal = "E.the recording is read-only: use --live-from to change what happens"
+        let refusal = "E.the recording is read-only: vmtape replay --live-from changes what happens"
         #expect(talk.ask("P0=0100000000000000") == refusal)
         #expect(talk.ask("G00") == refusal)
         #expect(talk.ask("M500000,1:07") == refusal)
@@ -141,7 +141,7 @@ import Testing
         #expect(
             consoleText(answers)
                 == "The write to 0x500000 was refused: the recording is read-only: "
-                + "use --live-from to change what happens\n")
+                + "vmtape replay --live-from changes what happens\n")
         #expect(talk.say("s").count == 1, "said once")
     }
 

@@ -1,6 +1,6 @@
-import Glibc
 import Machine
 import Testing
+import Threads
 
 @testable import KVM
 
@@ -32,7 +32,8 @@ import Testing
         var cpu = try guest.cpu().begin()
         _ = try cpu.io()
         let kicker = cpu.kicker
-        let other = try OtherThread { kicker.kick() }
+        // A task would not do: the guest holds a thread of the pool that tasks share.
+        let other = try WorkerThread("to kick") { kicker.kick() }
         guard case .interrupted = try cpu.run() else { throw Unexpected(what: "an exit") }
         let kicked3 = cpu.acknowledgeKick()
         #expect(kicked3)
@@ -87,31 +88,4 @@ import Testing
         _ = try cpu.io()
         #expect(cpu.ioValue == 0x42)
     }
-}
-
-/// A thread of our own. A task would not do: the guest holds a thread of the pool that tasks
-/// share, and there may be no other.
-struct OtherThread {
-    private final class Body: Sendable {
-        let run: @Sendable () -> Void
-        init(_ run: @escaping @Sendable () -> Void) { self.run = run }
-    }
-
-    private var thread = pthread_t()
-
-    init(_ run: @escaping @Sendable () -> Void) throws {
-        let body = unsafe Unmanaged.passRetained(Body(run)).toOpaque()
-        // SAFETY: the thread takes over the one reference that was retained for it.
-        let result = unsafe pthread_create(
-            &thread, nil,
-            { context in
-                if let context = unsafe context {
-                    unsafe Unmanaged<Body>.fromOpaque(context).takeRetainedValue().run()
-                }
-                return nil
-            }, body)
-        if result != 0 { throw Unexpected(what: "pthread_create: \(result)") }
-    }
-
-    func join() { pthread_join(thread, nil) }
 }

@@ -22,9 +22,10 @@ struct DebuggerTests {
     }
 
     /// Records a sample guest, the same in every run.
-    private func record(_ guest: String, _ options: [String] = []) throws {
+    private func record(_ guest: String, _ options: [String] = [], _ words: String...) throws {
         let result = try ChildProcess.run(
-            ["record", "-q", "-o", path, "--serial", "none"] + options + [Files.sample(guest)])
+            ["record", "-q", "-o", path, "--serial", "none"] + options + [Files.sample(guest)]
+                + words)
         #expect(Files.exists(path), "\(result.errors)")
     }
 
@@ -159,6 +160,88 @@ struct DebuggerTests {
         #expect(cause.contains("kernel_main"))
         #expect(session.part("writer").contains("record_event"))
         #expect(session.part("writer").contains(" -> "))
+    }
+
+    @Test func `reads are watched for in both directions`() throws {
+        try record("triple-fault")
+        // Gate 14 of the interrupt table: read when the fault is delivered, written before.
+        let session = try gdb(
+            [
+                "monitor console off", "rwatch *(unsigned long *)0x1211f0", Self.mark("read"),
+                "continue", Self.mark("next"), "continue", Self.mark("back"),
+                "reverse-continue", "reverse-continue", "delete",
+                "awatch *(unsigned long *)0x1211f0", Self.mark("forth"),
+                "monitor goto begin", "continue", "bt", Self.mark("again"), "continue", "bt",
+                Self.mark("both"), "reverse-continue", "bt",
+            ], at: "begin")
+        let read = "Hardware read watchpoint 1: *(unsigned long *)0x1211f0\n\nValue = "
+        for part in ["read", "next", "back"] {
+            #expect(session.part(part).contains(read), "\(session.output)\(session.errors)")
+        }
+        #expect(session.part("read").contains("page_fault_entry"))
+        let access = "Hardware access (read/write) watchpoint 2: "
+        for part in ["forth", "again", "both"] { #expect(session.part(part).contains(access)) }
+        #expect(session.part("forth").contains("set_gate"), "\(session.output)")
+        #expect(session.part("again").contains("set_gate"))
+    }
+
+    @Test func `a program in ring 3 is debugged like any other`() throws {
+        try record("ring3")
+        let session = try gdb(
+            [
+                "monitor console off", "break print_decimal", Self.mark("first"), "continue", "bt",
+                Self.mark("finish"), "finish", "info line", Self.mark("steps"), "stepi", "stepi",
+                "p $cs & 3", "info registers", Self.mark("back"), "reverse-stepi",
+                "reverse-stepi", Self.mark("forth"), "stepi", "stepi", "p $cs & 3",
+                "info registers", Self.mark("second"), "continue", "bt", Self.mark("again"),
+                "reverse-continue", "reverse-continue", "bt", Self.mark("begin"),
+                "reverse-continue", "monitor when",
+            ], at: "begin")
+        #expect(session.part("first").contains("Breakpoint 1, print_decimal"), "\(session.output)")
+        #expect(session.part("first").contains("user_main"))
+        #expect(session.part("finish").contains("Run till exit"))
+        #expect(session.part("finish").contains("user_main"))
+        let registers = session.part("steps").split(separator: "\n").suffix(20)
+        #expect(session.part("steps").contains("= 3\n"))
+        #expect(Array(registers) == Array(session.part("forth").split(separator: "\n").suffix(20)))
+        #expect(session.part("second").contains("Breakpoint 1, print_decimal"))
+        #expect(session.part("again").contains("Breakpoint 1, print_decimal"))
+        #expect(session.part("begin").contains("position begin"), "\(session.output)")
+    }
+
+    @Test func `what the guest prints is shown once, on the way forward`() throws {
+        try record("swift-kernel")
+        let session = try gdb(
+            [
+                Self.mark("forth"), "continue", Self.mark("back"), "reverse-continue",
+                Self.mark("again"), "continue", Self.mark("off"), "monitor goto begin",
+                "monitor console off",
+            ], at: "begin")
+        #expect(session.part("forth").contains("Swift"), "\(session.output)\(session.errors)")
+        #expect(!session.part("back").contains("Swift"))
+        #expect(!session.part("again").contains("Swift"))
+    }
+
+    @Test(arguments: ["bc", "c"])
+    func `a long way is interrupted in either direction`(_ move: String) throws {
+        try record("slow", [], "--", "4", "20000")
+        let server = try ChildProcess(
+            ["replay", path, "--gdb", "stdio", "--at", move == "bc" ? "end" : "begin", "-q"],
+            input: .pipe)
+        func frame(_ packet: String) -> String {
+            let sum = packet.utf8.reduce(UInt8(0)) { $0 &+ $1 }
+            let digits = String(sum, radix: 16)
+            return "$\(packet)#\(digits.count < 2 ? "0" : "")\(digits)"
+        }
+        // The stack is read all the time, and not this byte of it: everything is stepped.
+        server.write(frame("QStartNoAckMode") + "+")
+        server.write(frame("Z3,100000,1"))
+        try server.output.read(untilText: "$OK#9a$OK#9a")
+        server.write(frame(move))
+        server.write("\u{3}")
+        try server.output.read(untilText: "$T02")
+        server.write(frame("k"))
+        #expect(server.wait() == .status(0))
     }
 
     @Test func `more than four breakpoints, and none of them in memory`() throws {

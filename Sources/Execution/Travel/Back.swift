@@ -25,9 +25,9 @@ extension TimeMachine {
             } else {
                 return try stop(divergence == nil ? .interrupted : .diverged)
             }
-            let places = try places(before: end, isInterrupted)
-            if divergence != nil { return try stop(.diverged) }
-            if isInterrupted() { return .interrupted }
+            guard let places = try places(before: end, isInterrupted) else {
+                return try stop(divergence == nil ? .interrupted : .diverged)
+            }
             if let needed = Int(exactly: left), places.count >= needed {
                 return try stop(
                     go(to: places[places.count - needed], isInterrupted: { false }))
@@ -56,6 +56,10 @@ extension TimeMachine {
     private mutating func startOfWindow(
         _ window: UInt64, before end: Position, _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Position? {
+        if let steps = end.ring3, steps > window {
+            return Position(
+                exitCount: end.exitCount, instructions: end.instructions, ring3: steps - window)
+        }
         if end.instructions > 0 {
             return Position(
                 exitCount: end.exitCount,
@@ -75,18 +79,50 @@ extension TimeMachine {
             exitCount: end.exitCount - 1, instructions: lastSpan > window ? lastSpan - window : 0)
     }
 
-    /// The places from here to before a position, at which stepping rests. A keyframe is made of the
-    /// first.
+    /// The last places from here to before a position, at which stepping rests. A keyframe is made of
+    /// the first that there is. Nil where the way was cut short.
     private mutating func places(
         before end: Position, _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> [Position] {
+    ) throws(ExecutionError) -> [Position]? {
         var places: [Position] = []
-        while position < end, places.count < 1 << 17 {
-            if places.isEmpty { try keep(position) }
+        try keep(position)
+        while position < end {
+            // A kick may have come while nothing ran.
+            if places.count % 256 == 0, isInterrupted() { return nil }
+            // A stretch in which the machine could not rest may be followed by one in which it can
+            // everywhere: the earlier ones are found again from the first that is kept.
+            if places.count == placeLimit { places.removeFirst(placeLimit / 2) }
             places.append(position)
-            guard case .reached = try stepOnce(isInterrupted) else { break }
+            if let arrival = try leaveLongRing3(before: end, isInterrupted) {
+                guard arrival.isReached else { return nil }
+                continue
+            }
+            switch try stepOnce(isInterrupted) {
+            case .reached: break
+            case .historyEnd: return places
+            default: return nil
+            }
         }
         return places
+    }
+
+    /// Steps of one stretch of ring 3 that are places on the way back to one behind it.
+    private static let ring3Places: UInt64 = 1 << 11
+
+    /// Runs to the end of a stretch of ring 3 that takes too long to be stepped; nil where it does not.
+    private mutating func leaveLongRing3(
+        before end: Position, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival? {
+        guard let steps = position.ring3, steps >= Self.ring3Places else { return nil }
+        if end.ring3 != nil, end.exitCount == position.exitCount,
+            end.instructions == position.instructions
+        {
+            return nil
+        }
+        let behind = Position(
+            exitCount: position.exitCount,
+            instructions: max(position.instructions, 1))
+        return try forward(Course(limit: behind), isInterrupted: isInterrupted)
     }
 }
 

@@ -37,17 +37,30 @@ extension TimeMachine {
     }
 
     mutating func stepOnce(_ isInterrupted: () -> Bool) throws(ExecutionError) -> Arrival {
-        let next = Position(
-            exitCount: position.exitCount, instructions: position.instructions &+ 1)
-        return try forward(Course(limit: next), isInterrupted: isInterrupted)
+        try forward(Course(limit: next), isInterrupted: isInterrupted)
+    }
+
+    /// The first place that can follow.
+    private var next: Position {
+        guard usesRing3Stops else {
+            return Position(
+                exitCount: position.exitCount, instructions: position.instructions &+ 1)
+        }
+        if standing == .inRing3 || (standing == .atExit && isInRing3) {
+            return Position(
+                exitCount: position.exitCount, instructions: position.instructions,
+                ring3: (position.ring3 ?? 0) &+ 1)
+        }
+        return Position(
+            exitCount: position.exitCount, instructions: position.instructions &+ 1, ring3: 0)
     }
 
     /// What a move tells its caller.
     func stop(_ arrival: Arrival) throws(ExecutionError) -> TravelStop {
         switch arrival {
-        case .reached, .paused, .overshot: .arrived
+        case .reached, .paused, .overshot, .shielded: .arrived
         case .breakpoint(let address): .breakpoint(address)
-        case .change(let hit): .watchpoint(hit)
+        case .touch(let hit): .watchpoint(hit)
         case .historyEnd: .historyEnd
         case .interrupted: .interrupted
         case .diverged:
@@ -99,6 +112,7 @@ extension TimeMachine {
         }
         spanStart = frame.spanStart
         standing = frame.standing
+        ring3Steps = frame.position.ring3 ?? 0
         steps = 0
         lastSpan = 0
         guestNanoseconds = frame.nanoseconds
@@ -115,7 +129,7 @@ extension TimeMachine {
         let isFree = began != nil
         stopClock()
         defer { if isFree { began = HostThread.monotonicNanoseconds() } }
-        let here = Position(exitCount: loop.exitCount, instructions: try ticks())
+        let here = try here()
         guard keyframes.isWanted(at: here, nanoseconds: guestNanoseconds), try canRest() else {
             return
         }
@@ -128,7 +142,8 @@ extension TimeMachine {
         let cpu = try kvm { () throws(KVMError) in try machine.cpu.checkpoint() }
         let frame = Keyframe(
             position: here, cpu: cpu, tape: tape.place, loop: loop.place, spanStart: spanStart,
-            standing: standing == .atExit ? .atExit : .afterStop, nanoseconds: guestNanoseconds)
+            standing: standing == .atExit || standing == .inRing3 ? standing : .afterStop,
+            nanoseconds: guestNanoseconds)
         do throws(ExecutionError) { try keyframes.insert(frame, &machine) } catch {
             // Without it, going back takes longer.
             guard keyframes.hasFile, case .trace = error else { throw error }

@@ -12,12 +12,20 @@ extension TimeMachine {
         case ahead(UInt64)
         /// Where the state is the landmark's.
         case somewhereAhead
+        /// In this stretch of ring 3, which is stepped.
+        case inRing3
         /// Its place is behind us, or was never there.
         case missed
+        /// Nobody knows what ring 3 comes to on the way.
+        case shielded
     }
 
     /// Injects the interrupt at its landmark, if the machine stands at it; nothing is pending.
-    mutating func inject(_ landmark: Landmark) throws(ExecutionError) -> Injection {
+    ///
+    /// - Parameter stepsRing3: ring 3 is not to be run to the place by itself.
+    mutating func inject(
+        _ landmark: Landmark, stepsRing3: Bool
+    ) throws(ExecutionError) -> Injection {
         let search = LandmarkSearch(landmark)
         // SAFETY: the page's registers do not change before the next run.
         let registers = unsafe machine.cpu.registersPointer.pointee
@@ -30,11 +38,16 @@ extension TimeMachine {
                 guard recorded - count == 1, isReturnToRing3Next(registers),
                     mayBeInRing3(registers, landmark)
                 else { return .ahead(recorded - spanStart) }
-                return try reachRing3(landmark)
+                return stepsRing3 ? .inRing3 : try reachRing3(landmark)
             }
             if count == recorded, machine.currentSystemRegisters.cpl == 3,
                 mayBeInRing3(registers, landmark)
             {
+                if stepsRing3, standing == .inRing3 || standing == .atExit {
+                    guard search.matches(registers), try isWhole(landmark, registers) else {
+                        return .inRing3
+                    }
+                }
                 return try reachRing3(landmark)
             }
             guard count == recorded else {
@@ -48,7 +61,7 @@ extension TimeMachine {
         } else if !search.matches(registers) {
             return .somewhereAhead
         }
-        let memory = try ram.current(&machine)
+        let memory = try machine.memoryDigest()
         let state = try kvm { () throws(KVMError) in
             try RunLoop.wholeState(&machine.cpu, registers, memory: memory)
         }
@@ -100,7 +113,8 @@ extension TimeMachine {
     }
 
     /// Finds a landmark in ring 3 as a replay does. Nothing stops the guest on the way.
-    private mutating func reachRing3(_ landmark: Landmark) throws(ExecutionError) -> Injection {
+    mutating func reachRing3(_ landmark: Landmark) throws(ExecutionError) -> Injection {
+        guard shield == nil else { return .shielded }
         if armed != .off {
             try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
             armed = .off
@@ -169,7 +183,7 @@ extension TimeMachine {
         let report = RunReport(
             outcome: outcome, exitCount: loop.exitCount, nanoseconds: 0,
             registers: machine.currentRegisters, systemRegisters: machine.currentSystemRegisters)
-        let memory = try ram.current(&machine)
+        let memory = try machine.memoryDigest()
         guard try !tape.compareEnd(EndRecord(report), memory: memory),
             let mismatch = tape.mismatch
         else { return nil }

@@ -12,8 +12,10 @@ enum Arrival {
     case paused
     /// A breakpoint.
     case breakpoint(GuestVirtualAddress)
-    /// Watched bytes changed.
-    case change(WatchHit)
+    /// Watched bytes were touched.
+    case touch(WatchHit)
+    /// The guest came to memory that is shielded: the machine is of no use until it is restored.
+    case shielded
     /// The run ends.
     case historyEnd
     /// Somebody asked for it.
@@ -22,6 +24,10 @@ enum Arrival {
     case diverged
     /// The guest was faster than it has ever been, and ran past the limit: go back and do it again.
     case overshot
+
+    var isReached: Bool {
+        if case .reached = self { true } else { false }
+    }
 }
 
 /// What a move forward has to look at on its way.
@@ -30,6 +36,9 @@ struct Course {
     var limit: Position?
     /// Breakpoints: four at most, unless every instruction is stepped.
     var stops: [GuestVirtualAddress] = []
+    /// Breakpoints in ring 3's code, where the CPU's do not stop it; every instruction of ring 0 is
+    /// stepped where there are any.
+    var ring3Stops: [GuestVirtualAddress] = []
     /// Watched bytes; every instruction is stepped where there are any.
     var watched: [Watchpoint] = []
     /// Ends after the guest has run for about that long, in nanoseconds.
@@ -70,7 +79,7 @@ extension TimeMachine {
         throw .kvm(.malformed("a guest that runs faster than it can be stopped"))
     }
 
-    private mutating func attempt(
+    mutating func attempt(
         _ course: Course, isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival {
         if divergence != nil { return .diverged }
@@ -87,8 +96,9 @@ extension TimeMachine {
                 break
             }
         }
+        if case .shielded = arrival { return arrival }
         try comeToRest()
-        if let before = journey.changedAfter { changedAfter = before }
+        if let before = journey.touchedAfter { touchedAfter = before }
         if case .overshot = arrival { return arrival }
         if divergence == nil, ending == nil, try !canRest() {
             // Ring 3, and no end of it: the last keyframe is a place.
@@ -104,19 +114,27 @@ extension TimeMachine {
         var isAtStart = true
         /// The interrupt that the tape has at this exit was offered to the CPU.
         var isDelivered = false
+        /// A breakpoint comes in this stretch of ring 3: it is stepped.
+        var stepsRing3 = false
         /// What the move comes to at the next place at which the machine can rest.
         var wanted: Arrival?
         /// Kicks that were waited for until then.
         var patience = 20
         /// What is watched held.
         var contents: [[UInt8]] = []
-        /// The last place where it held that.
+        /// What of it was touched since.
+        var touches: Touches
+        /// Reads are watched for.
+        let watchesReads: Bool
+        /// The last place before it was touched.
         var placeBefore = Position.begin
-        var changedAfter: Position?
+        var touchedAfter: Position?
         var began = HostThread.monotonicNanoseconds()
 
         init(_ course: Course) {
             self.course = course
+            touches = Touches(course.watched.count)
+            watchesReads = course.watched.contains { $0.kind != .change }
             breakpoints = GuestDebug(
                 breakpoints: course.stops.prefix(4).map { GuestDebug.Breakpoint($0) })
         }
@@ -131,8 +149,9 @@ extension TimeMachine {
         if journey.wanted != nil || limit.map({ loop.exitCount >= $0.exitCount }) ?? false {
             if let arrival = try settle() { return arrival }
             if let limit {
-                let place = Position(exitCount: loop.exitCount, instructions: try ticks())
+                let place = try here()
                 if place >= limit, try canRest() { return .reached }
+                if try isLost(before: limit) { return .overshot }
                 if limit.exitCount == loop.exitCount { bound = limit.instructions }
             }
             if let wanted = journey.wanted, try canRest() { return wanted }
@@ -141,10 +160,12 @@ extension TimeMachine {
         if try tape.hasInterrupt() {
             if let landmark = try tape.landmark() {
                 if let arrival = try settle() { return arrival }
-                switch try inject(landmark) {
+                switch try inject(landmark, stepsRing3: try entersRing3(journey)) {
                 case .injected(let arrival): return arrival
                 case .ahead(let count): bound = min(bound ?? .max, count)
                 case .somewhereAhead: mustMatch = true
+                case .inRing3: bound = try ticks()
+                case .shielded: return .shielded
                 case .missed: return .diverged
                 }
             } else if !journey.isDelivered {
@@ -156,7 +177,7 @@ extension TimeMachine {
         let rewriting = try tape.nextRewriting()
         var isStepped =
             journey.wanted != nil || mustMatch || !journey.course.watched.isEmpty
-            || journey.course.stops.count
+            || !journey.course.ring3Stops.isEmpty || journey.course.stops.count
                 > 4 - (rewriting == nil ? 0 : 1) - (loop.syscallHandler == nil ? 0 : 1)
         var slice: UInt64?
         if !hasCounter {
@@ -190,7 +211,11 @@ extension TimeMachine {
         {
             return .breakpoint(linearRIP)
         }
+        let isAtStart = journey.isAtStart
         journey.isAtStart = false
+        if isStepped, try entersRing3(journey), try isRing3Next() {
+            return try passRing3(&journey, isAtStart: isAtStart, isInterrupted)
+        }
         // HLT exits by itself. Stepped, it would stop after it, and KVM's emulator would remember the
         // halt until after the instruction that follows.
         let isHalt = isStepped && standing != .afterKick && isAtHalt
@@ -205,8 +230,31 @@ extension TimeMachine {
         }
         if isStepped { stopClock() }
         if !isStepped || instead != nil { try setTimer(slice) }
+        let glance = isStepped && journey.watchesReads ? try self.glance() : nil
+        let count = glance == nil ? 0 : try ticks()
         let ran = isStepped && instead == nil ? try runStep() : try run(slice: slice)
         if instead != nil, case .stopped = ran, try ticks() == 0 { standing = .atEntry }
+        if case .kicked = ran {
+            // Some rounds of a REP may have been made.
+            if let glance, glance.accesses?.isRepeated ?? false { note(glance, &journey) }
+            return try lookAround(&journey, slice: slice, bound: bound, isInterrupted)
+        }
+        if isStepped, case .stopped = ran {
+            if let arrival = try settle() { return arrival }
+            if let glance {
+                let isExecuted = try isExecuted(glance, since: count, isAlone: instead == nil)
+                if let seen = isExecuted ? glance : self.glance(atExceptionAfter: glance) {
+                    note(seen, &journey)
+                }
+            }
+        }
+        return try arrival(after: ran, &journey, isStepped: isStepped, glance)
+    }
+
+    /// What a leg comes to that no kick ended. Nil: the move goes on.
+    private mutating func arrival(
+        after ran: Ran, _ journey: inout Journey, isStepped: Bool, _ glance: Glance?
+    ) throws(ExecutionError) -> Arrival? {
         switch ran {
         case .exit(let arrival):
             journey.isDelivered = false
@@ -214,16 +262,81 @@ extension TimeMachine {
             // What a step leaves pending would end as a step of its own.
             guard isStepped else { return nil }
             if let arrival = try settle() { return arrival }
-            return try changes(&journey)
+            if let glance { note(glance, &journey) }
+            return try touch(&journey)
         case .stopped:
             if let arrival = try settle() { return arrival }
             let rests = try canRest()
             if isStepped, rests { steps &+= 1 }
-            if rests, let arrival = try changes(&journey) { return arrival }
+            if rests, let arrival = try touch(&journey) { return arrival }
             return try arrivalAtStop(journey, rests: rests)
-        case .kicked:
-            return try lookAround(&journey, slice: slice, bound: bound, isInterrupted)
+        case .kicked: return nil
+        case .shielded: return .shielded
         }
+    }
+
+    // MARK: Ring 3
+
+    /// Whether ring 3 is not left to itself: instructions of it are places, or may be stops.
+    private mutating func entersRing3(_ journey: borrowing Journey) throws(ExecutionError) -> Bool {
+        guard usesRing3Stops else { return false }
+        if !journey.course.ring3Stops.isEmpty { return true }
+        if let limit = journey.course.limit, limit.ring3 != nil {
+            return limit.exitCount == loop.exitCount
+        }
+        let steps = standing == .inRing3 ? ring3Steps : 0
+        return !journey.course.watched.isEmpty && steps < Self.watchedRing3Steps
+    }
+
+    /// Steps of ring 3 in one stretch after which what is watched is looked at only when it ends.
+    private static let watchedRing3Steps: UInt64 = 1 << 14
+
+    /// Goes through ring 3, which is next, to a stop in it, to where it leaves, or a step.
+    private mutating func passRing3(
+        _ journey: inout Journey, isAtStart: Bool, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival? {
+        guard try arm(.off) else {
+            journey.isDelivered = false
+            return ending == nil && divergence == nil ? nil : lastArrival
+        }
+        stopClock()
+        let stops = journey.course.ring3Stops
+        let isStep =
+            journey.stepsRing3 || stops.isEmpty || isAtStart && stops.contains(linearRIP)
+            || !journey.course.watched.isEmpty || journey.course.limit?.ring3 != nil
+            || journey.wanted != nil
+        if !isStep {
+            let here = try here()
+            try keep(here)
+            switch try runRing3(stops, try tape.landmark(), isInterrupted) {
+            case .left(let ran):
+                if case .kicked = ran {
+                    return try lookAround(&journey, slice: nil, bound: nil, isInterrupted)
+                }
+                return try arrival(after: ran, &journey, isStepped: true, nil)
+            case .landmark(let injection):
+                if case .injected(let arrival) = injection { return arrival }
+                return .diverged
+            case .stop: journey.stepsRing3 = true
+            case .interrupted: journey.wanted = .interrupted
+            }
+            // Again from the entry, whose name is known.
+            try restore(keyframes.index(atOrBefore: here))
+            if position != here {
+                return try attempt(Course(limit: here, keepsFrames: false)) { false }.isReached
+                    ? nil : .overshot
+            }
+            journey.isDelivered = false
+            return nil
+        }
+        let glance = journey.watchesReads ? try self.glance() : nil
+        let ran = try stepRing3()
+        if case .kicked = ran {
+            return try lookAround(&journey, slice: nil, bound: nil, isInterrupted)
+        }
+        if case .stopped = ran, let glance { note(glance, &journey) }
+        if standing != .inRing3 { journey.stepsRing3 = false }
+        return try arrival(after: ran, &journey, isStepped: true, glance)
     }
 
     private static let singleStep = GuestDebug(singleStep: true)
@@ -232,28 +345,57 @@ extension TimeMachine {
     private mutating func arrivalAtStop(
         _ journey: borrowing Journey, rests: Bool
     ) throws(ExecutionError) -> Arrival? {
-        guard rests, journey.wanted == nil, !journey.course.stops.isEmpty else { return nil }
+        let course = journey.course
+        guard rests, journey.wanted == nil, !course.stops.isEmpty || !course.ring3Stops.isEmpty
+        else { return nil }
         let rip = linearRIP
-        guard journey.course.stops.contains(rip) else { return nil }
+        guard course.stops.contains(rip) || course.ring3Stops.contains(rip) else { return nil }
         if let limit = journey.course.limit {
-            let place = Position(exitCount: loop.exitCount, instructions: try ticks())
             // The next leg sees it.
-            if place >= limit { return nil }
+            if try here() >= limit { return nil }
         }
         return .breakpoint(rip)
     }
 
-    /// What changed of the watched bytes since the last place.
-    private mutating func changes(_ journey: inout Journey) throws(ExecutionError) -> Arrival? {
+    /// Whether a step executed the instruction that was next, and did not raise a fault instead: that
+    /// counts, and so does the first of its handler.
+    private mutating func isExecuted(
+        _ glance: Glance, since count: UInt64, isAlone: Bool
+    ) throws(ExecutionError) -> Bool {
+        guard hasCounter, isAlone, let accesses = glance.accesses, !accesses.isRepeated else {
+            return true
+        }
+        return try ticks() &- count == 1
+    }
+
+    /// Notes what of the watched bytes an instruction touched.
+    private func note(_ glance: Glance, _ journey: inout Journey) {
+        // SAFETY: the page's registers do not change before the next run.
+        let count = unsafe machine.cpu.registersPointer.pointee[.rcx]
+        for piece in glance.pieces(countAfter: count) {
+            journey.touches.add(
+                piece, journey.course.watched, system: glance.system, memory: machine.memory)
+        }
+    }
+
+    /// The first of the watchpoints that was touched since the last place.
+    private mutating func touch(_ journey: inout Journey) throws(ExecutionError) -> Arrival? {
         guard !journey.course.watched.isEmpty else { return nil }
         for (index, watchpoint) in journey.course.watched.enumerated() {
             let now = bytes(of: watchpoint)
-            guard now != journey.contents[index] else { continue }
-            journey.changedAfter = journey.placeBefore
-            return .change(
-                WatchHit(watchpoint: watchpoint, old: journey.contents[index], new: now))
+            let old = journey.contents[index]
+            journey.contents[index] = now
+            var address = watchpoint.kind == .change ? nil : journey.touches.first[index]
+            if address == nil, watchpoint.kind != .read, now != old {
+                let offset = zip(old, now).enumerated().first { $1.0 != $1.1 }?.offset ?? 0
+                address = GuestPhysicalAddress(watchpoint.address.rawValue &+ UInt64(offset))
+            }
+            guard let address else { continue }
+            journey.touchedAfter = journey.placeBefore
+            return .touch(WatchHit(watchpoint: watchpoint, address: address, old: old, new: now))
         }
-        journey.placeBefore = Position(exitCount: loop.exitCount, instructions: try ticks())
+        journey.touches.clear()
+        journey.placeBefore = try here()
         return nil
     }
 
@@ -261,6 +403,11 @@ extension TimeMachine {
     private mutating func lookAround(
         _ journey: inout Journey, slice: UInt64?, bound: UInt64?, _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival? {
+        if case .paused = journey.wanted {
+            // Nothing is gained by going back: the next place is waited for.
+            if isInterrupted() { journey.wanted = .interrupted }
+            return nil
+        }
         if journey.wanted != nil {
             // In ring 3 no place may come: the last exit is one.
             journey.patience -= 1
@@ -298,22 +445,30 @@ extension TimeMachine {
 
     // MARK: Running
 
-    private enum Ran {
+    enum Ran {
         /// An exit was taken; what it came to, if it was the last.
         case exit(Arrival?)
         /// A breakpoint or a step.
         case stopped
         /// The guest was interrupted; nothing is pending.
         case kicked
+        /// It came to memory that is shielded.
+        case shielded
     }
 
-    private mutating func run(slice: UInt64?) throws(ExecutionError) -> Ran {
+    mutating func run(slice: UInt64?) throws(ExecutionError) -> Ran {
         let before = slice == nil ? 0 : try ticks()
         let start = slice == nil ? 0 : HostThread.monotonicNanoseconds()
         let step: RunStep
-        do throws(KVMError) { step = try machine.cpu.run(other: &loop.other) } catch {
-            throw .kvm(error)
-        }
+        do throws(KVMError) {
+            if let shield {
+                let free = try shield.run(&machine.cpu, &loop.other, machine.memory)
+                guard let free else { return .shielded }
+                step = free
+            } else {
+                step = try machine.cpu.run(other: &loop.other)
+            }
+        } catch { throw .kvm(error) }
         switch step {
         case .interrupted:
             _ = machine.cpu.acknowledgeKick()
@@ -364,7 +519,7 @@ extension TimeMachine {
 
     /// Answers an exit, and compares it; what the move comes to, if it was the last.
     @inline(__always)
-    private mutating func take(_ step: RunStep) throws(ExecutionError) -> Arrival? {
+    mutating func take(_ step: RunStep) throws(ExecutionError) -> Arrival? {
         let outcome = try loop.take(
             step, &machine.cpu, &tape, memory: machine.memory, entered: 0, returned: 0)
         replayedExits &+= 1
@@ -444,6 +599,6 @@ extension TimeMachine {
             try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
             armed = .off
         }
-        position = Position(exitCount: loop.exitCount, instructions: try ticks())
+        position = try here()
     }
 }

@@ -45,13 +45,14 @@ extension TimeMachine {
     public mutating func resume(
         isInterrupted: () -> Bool = { false }
     ) throws(ExecutionError) -> TravelStop {
-        guard breakpoints.count > 4 || !watchpoints.isEmpty else {
+        guard breakpoints.count > 4 || !watchpoints.isEmpty || mayStopRing3(breakpoints) else {
             return try stop(
                 forward(Course(stops: breakpoints), isInterrupted: isInterrupted))
         }
         while true {
             // Run a while without stops, then again with them where there may be any.
             let start = position
+            let ring3 = inRing3(breakpoints)
             let marker = watchReader()
             try keep(start)
             forgetWrites(marker)
@@ -61,13 +62,18 @@ extension TimeMachine {
                     pause: Self.lookNanoseconds), isInterrupted: isInterrupted)
             var isDivergent = false
             if case .diverged = first { isDivergent = true }
-            let isTouched = try areWatchedPagesWritten(marker)
+            var isTouched = try areWatchedPagesWritten(marker)
             let end = position
             let isEnd = ending != nil
+            // Ring 3's code may have been mapped on the way.
+            let ring3Stops = ring3 + inRing3(breakpoints).filter { !ring3.contains($0) }
+            if !isTouched, !isDivergent {
+                isTouched = try mayBeRead(watchpoints + code(at: ring3Stops), since: start)
+            }
             if breakpoints.count > 4 || isTouched {
                 let hit = try firstHit(
                     from: start, to: isEnd || isDivergent ? nil : end, isTouched: isTouched,
-                    isInterrupted)
+                    ring3Stops, isInterrupted)
                 if let hit { return try stop(hit) }
                 if isDivergent {
                     return try stop(forward(Course(), isInterrupted: isInterrupted))
@@ -84,16 +90,18 @@ extension TimeMachine {
 
     /// The first hit in a stretch, where the machine then stands; nil where there is none.
     private mutating func firstHit(
-        from start: Position, to end: Position?, isTouched: Bool, _ isInterrupted: () -> Bool
+        from start: Position, to end: Position?, isTouched: Bool,
+        _ ring3Stops: [GuestVirtualAddress], _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival? {
         if isTouched {
             // Stepped: all breakpoints are seen at once.
             _ = try go(to: start, isInterrupted: { false })
             let arrival = try forward(
-                Course(limit: end, stops: breakpoints, watched: watchpoints, keepsFrames: false),
-                isInterrupted: isInterrupted)
+                Course(
+                    limit: end, stops: breakpoints, ring3Stops: ring3Stops, watched: watchpoints,
+                    keepsFrames: false), isInterrupted: isInterrupted)
             switch arrival {
-            case .breakpoint, .change, .interrupted, .diverged: return arrival
+            case .breakpoint, .touch, .interrupted, .diverged: return arrival
             default: return nil
             }
         }
@@ -150,18 +158,24 @@ extension TimeMachine {
         while end > .begin, !stops.isEmpty || !watched.isEmpty {
             let index = keyframes.index(before: end)
             let start = keyframes.frames[index].position
-            let isTouched = try mayChange(watched, after: index, isLast: isFirst)
+            var isTouched = try mayChange(watched, after: index, isLast: isFirst)
+            if position != end { try restore(keyframes.index(atOrBefore: end)) }
+            let ring3Stops = inRing3(stops)
+            if !isTouched {
+                isTouched = try mayBeRead(watched + code(at: ring3Stops), since: start)
+            }
             var last: (position: Position, stop: TravelStop)?
             if isTouched {
                 try restore(keyframes.index(atOrBefore: start))
                 let failed = try lastHit(
-                    before: end, stops, watched, into: &last, isInterrupted)
+                    before: end, stops, ring3Stops, watched, into: &last, isInterrupted)
                 if let failed { return failed }
             } else {
                 for first in stride(from: 0, to: stops.count, by: 4) {
                     try restore(keyframes.index(atOrBefore: start))
                     let group = Array(stops[first..<min(first + 4, stops.count)])
-                    let failed = try lastHit(before: end, group, [], into: &last, isInterrupted)
+                    let failed = try lastHit(
+                        before: end, group, [], [], into: &last, isInterrupted)
                     if let failed { return failed }
                 }
             }
@@ -185,7 +199,8 @@ extension TimeMachine {
     /// The last stop from here to before a position; where bytes are watched, instruction by
     /// instruction.
     private mutating func lastHit(
-        before end: Position, _ stops: [GuestVirtualAddress], _ watched: [Watchpoint],
+        before end: Position, _ stops: [GuestVirtualAddress],
+        _ ring3Stops: [GuestVirtualAddress], _ watched: [Watchpoint],
         into last: inout (position: Position, stop: TravelStop)?, _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> TravelStop? {
         func note(_ place: Position, _ address: GuestVirtualAddress) {
@@ -196,12 +211,13 @@ extension TimeMachine {
         while true {
             let arrival = try forward(
                 Course(
-                    limit: end, stops: stops, watched: watched, keepsFrames: watched.isEmpty),
+                    limit: end, stops: stops, ring3Stops: ring3Stops, watched: watched,
+                    keepsFrames: watched.isEmpty && ring3Stops.isEmpty),
                 isInterrupted: isInterrupted)
             switch arrival {
             case .breakpoint(let address): note(position, address)
-            case .change(let hit):
-                guard let place = changedAfter, position <= end else { return nil }
+            case .touch(let hit):
+                guard let place = touchedAfter, position <= end else { return nil }
                 last = (place, .watchpoint(hit))
             case .interrupted, .diverged: return try stop(arrival)
             default: return nil
@@ -213,6 +229,25 @@ extension TimeMachine {
     private mutating func isInterruptNext() throws(ExecutionError) -> Bool {
         guard standing == .atExit, try tape.hasInterrupt() else { return false }
         return try tape.landmark() == nil
+    }
+
+    // MARK: Ring 3's code
+
+    /// Whether one of some breakpoints may stand in code of ring 3 where the CPU's own do not stop
+    /// it: in that, or where nothing is mapped yet.
+    private func mayStopRing3(_ addresses: [GuestVirtualAddress]) -> Bool {
+        usesRing3Stops && addresses.contains { address in
+            let mapping = PageWalk.mapping(
+                of: address, system: machine.currentSystemRegisters, memory: machine.memory)
+            return mapping?.isUser ?? true
+        }
+    }
+
+    /// The first bytes of instructions, as memory of which the fetch is a read.
+    private func code(at addresses: [GuestVirtualAddress]) -> [Watchpoint] {
+        addresses.compactMap { address in
+            physicalAddress(address).flatMap { Watchpoint($0, count: 1, kind: .read) }
+        }
     }
 
     // MARK: Which pages were written

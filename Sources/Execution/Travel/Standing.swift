@@ -15,6 +15,8 @@ enum Standing {
     /// The first instruction after ring 3 is next, with no instruction counted since the exit: a place
     /// with the same name is there already.
     case atEntry
+    /// In ring 3, so many steps (``TimeMachine/ring3Steps``) after it was entered.
+    case inRing3
     /// A kick where instructions are counted by stepping: nobody knows where.
     case lost
 }
@@ -26,6 +28,13 @@ extension TimeMachine {
         guard hasCounter else { return steps }
         let progress = try kvm { () throws(KVMError) in try machine.cpu.progress() }
         return (progress ?? spanStart) &- spanStart
+    }
+
+    /// The name of where the machine stands.
+    mutating func here() throws(ExecutionError) -> Position {
+        Position(
+            exitCount: loop.exitCount, instructions: try ticks(),
+            ring3: standing == .inRing3 ? ring3Steps : nil)
     }
 
     /// The linear address of the next instruction.
@@ -40,7 +49,7 @@ extension TimeMachine {
     /// is pending.
     mutating func canRest() throws(ExecutionError) -> Bool {
         switch standing {
-        case .atExit: return true
+        case .atExit, .inRing3: return true
         case .lost, .atEntry: return false
         case .afterStop, .afterKick: break
         }

@@ -41,7 +41,6 @@ public struct TimeMachine: ~Copyable {
     var loop: RunLoop
     var tape: Tape
     var keyframes: Keyframes
-    var ram: CurrentMemoryDigest
     /// The trace.
     public let reader: TraceReader
     /// Ways in which this host differs from the recording's; empty unless forced.
@@ -78,12 +77,20 @@ public struct TimeMachine: ~Copyable {
     var steps: UInt64 = 0
     /// Instructions between the last two exits.
     var lastSpan: UInt64 = 0
+    /// Steps since ring 3 was entered, where the machine stands in ring 3.
+    var ring3Steps: UInt64 = 0
     /// How it came to stand where it does.
     var standing = Standing.atExit
     /// What a move came to while it was being prepared.
     var lastArrival = Arrival.reached
-    /// The last place before watched bytes changed.
-    var changedAfter: Position?
+    /// The last place before watched bytes were touched.
+    var touchedAfter: Position?
+    /// Memory that the guest must not come to; nil: there is none.
+    var shield: Shield?
+    /// How many places going back remembers at once; at least 2.
+    var placeLimit = 1 << 17
+    /// Stretches of the run are tried with a shield before they are stepped.
+    var usesShield = true
     /// What stops the guest now.
     var armed = GuestDebug.off
     /// A kick will come.
@@ -125,7 +132,6 @@ public struct TimeMachine: ~Copyable {
             throw .cannotReplay(Self.startDiffers(reader))
         }
         try machine.trackWrites()
-        let ram = try CurrentMemoryDigest(&machine)
         var loop = RunLoop(
             behaviour: host.probe.behaviour, traps: machine.traps, stop: StopRequest())
         loop.hasLocalAPIC = machine.hasLocalAPIC
@@ -149,7 +155,6 @@ public struct TimeMachine: ~Copyable {
         self.loop = loop
         self.tape = tape
         self.keyframes = keyframes
-        self.ram = ram
         self.reader = reader
         self.options = options
         self.pin = pin

@@ -25,14 +25,6 @@ public enum MonitorCommand: Equatable, Sendable {
     case registers
     /// `info`: what trace this is.
     case info
-
-    /// Where to go.
-    public enum Destination: Equatable, Sendable {
-        /// A position of the run; it may be beyond the end.
-        case position(Position)
-        /// The end of the recording.
-        case end
-    }
 }
 
 /// What a target says to a ``MonitorCommand``.

@@ -12,6 +12,7 @@ enum MonitorHelp {
         disassemble [ADDRESS] [N]    instructions, in the mode the CPU is in
         registers                    all registers
         info                         what trace this is
+        console on|off               whether what the guest prints on the way is shown
         hints on|off                 whether a move is followed by advice
         Numbers are decimal, or hexadecimal after 0x.
 

@@ -9,6 +9,8 @@ enum MonitorParser {
         case help
         /// `hints on|off`: whether a move is followed by advice on the debugger's memory.
         case hints(Bool)
+        /// `console on|off`: whether what the guest prints is shown.
+        case console(Bool)
     }
 
     /// - Throws: ``DebugError`` that says what was expected.
@@ -33,7 +35,8 @@ enum MonitorParser {
         case "disassemble": request = .command(try disassemble(&words))
         case "registers": request = .command(.registers)
         case "info": request = .command(.info)
-        case "hints": request = .hints(try onOff(&words))
+        case "hints": request = .hints(try onOff(&words, after: name))
+        case "console": request = .console(try onOff(&words, after: name))
         default:
             throw DebugError("there is no monitor command \(quoted(name)); try monitor help")
         }
@@ -43,15 +46,14 @@ enum MonitorParser {
 
     private static func destination(
         _ words: inout ArraySlice<Substring>
-    ) throws(DebugError) -> MonitorCommand.Destination {
+    ) throws(DebugError) -> Destination {
         guard let word = words.popFirst() else {
             throw DebugError("monitor goto needs a position: begin, end, 17, 17+4")
         }
-        if word == "end" { return .end }
-        guard let position = Position(String(word)) else {
+        guard let destination = Destination(String(word)) else {
             throw DebugError("\(quoted(word)) is no position; write begin, end, 17 or 17+4")
         }
-        return .position(position)
+        return destination
     }
 
     /// `N`, `N..M`, or nothing.
@@ -135,11 +137,13 @@ enum MonitorParser {
         return .disassemble(address: numbers.first, count: count)
     }
 
-    private static func onOff(_ words: inout ArraySlice<Substring>) throws(DebugError) -> Bool {
+    private static func onOff(
+        _ words: inout ArraySlice<Substring>, after name: Substring
+    ) throws(DebugError) -> Bool {
         switch words.popFirst() {
         case "on": return true
         case "off": return false
-        default: throw DebugError("monitor hints knows: on, off")
+        default: throw DebugError("monitor \(name) knows: on, off")
         }
     }
 

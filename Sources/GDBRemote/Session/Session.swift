@@ -34,6 +34,7 @@ struct Session {
     var showsErrorText = false
     var abilities = StopReply.Abilities()
     var showsHints = true
+    var showsConsole = true
     /// The target's, from the first packet on.
     private(set) var layout = RegisterLayout.x86_64
     private var hasLayout = false
@@ -139,8 +140,11 @@ struct Session {
     }
 
     /// Shows text on the debugger's console. Only where it waits for a stop or for `qRcmd`.
-    mutating func show(_ text: String) {
-        var rest = Array(text.utf8.prefix(Limits.monitorReply))[...]
+    mutating func show(_ text: String) { show(text.utf8.prefix(Limits.monitorReply)) }
+
+    /// Shows bytes as they are; see the other form.
+    mutating func show(_ text: some Collection<UInt8>) {
+        var rest = Array(text)[...]
         while !rest.isEmpty {
             send([UInt8(ascii: "O")] + HexText.bytes(rest.prefix(Self.consoleChunk)))
             rest = rest.dropFirst(Self.consoleChunk)

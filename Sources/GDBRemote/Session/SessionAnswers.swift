@@ -103,6 +103,7 @@ extension Session {
             case .command(let command): return .work(.monitor(command))
             case .help: show(MonitorHelp.text)
             case .hints(let on): showsHints = on
+            case .console(let on): showsConsole = on
             }
             sendOK()
         } catch { failMonitor(error) }
@@ -122,6 +123,7 @@ extension Session {
         case .resume(let action, let thread):
             do throws(DebugError) {
                 let event = try target.resume(action, thread: thread, until: interrupt)
+                if showsConsole { showConsole(try target.printed()) }
                 tell(event)
                 warnOfLongMode(of: event.thread, &target)
                 report(event, &target)
@@ -142,6 +144,13 @@ extension Session {
                 sendOK()
             } catch { failMonitor(error) }
         }
+    }
+
+    /// The last of what the guest printed: a stop is not to take long for it.
+    private mutating func showConsole(_ printed: [UInt8]) {
+        let cut = printed.count - Limits.monitorReply
+        if cut > 0 { show("(\(cut) bytes of the guest's output left out)\n") }
+        show(printed.suffix(Limits.monitorReply))
     }
 
     private mutating func tell(_ event: StopEvent) {

@@ -9,6 +9,6 @@ public struct DebugError: Error, Equatable, Sendable, CustomStringConvertible {
     public init(_ description: String) { self.description = description }
 
     /// The answer to a write into the past.
-    static let readOnly = DebugError(
-        "the recording is read-only: use --live-from to change what happens")
+    public static let readOnly = DebugError(
+        "the recording is read-only: vmtape replay --live-from changes what happens")
 }

@@ -79,6 +79,12 @@ public protocol DebugTarget: ~Copyable {
         _ action: ResumeAction, thread: DebugThread.ID, until interrupt: InterruptFlag
     ) throws(DebugError) -> StopEvent
 
+    /// What the guest printed during the last ``resume(_:thread:until:)``, if that ran forward; what
+    /// was given once is not given again when the same way is gone again.
+    ///
+    /// - Throws: ``DebugError`` where the recording cannot be read; the machine stands where it did.
+    mutating func printed() throws(DebugError) -> [UInt8]
+
     /// Answers a `monitor` command. `help` and text that is no command never come here.
     ///
     /// - Parameter interrupt: as in ``resume(_:thread:until:)``: a long search ends early, as an
@@ -91,6 +97,9 @@ public protocol DebugTarget: ~Copyable {
 extension DebugTarget where Self: ~Copyable {
     /// All addresses, as RAM: a guest's page tables say what is there.
     public var memoryMap: [MemoryRegion] { MemoryRegion.everything }
+
+    /// Nothing: the machine has no console.
+    public mutating func printed() throws(DebugError) -> [UInt8] { [] }
 
     /// No program is known.
     public var executable: DebugExecutable? { nil }

@@ -37,7 +37,7 @@ enum MonitorAnswers {
     // MARK: Going
 
     private static func go(
-        to destination: MonitorCommand.Destination, _ run: inout RecordedRun,
+        to destination: Destination, _ run: inout RecordedRun,
         _ interrupt: InterruptFlag
     ) throws(DebugError) -> MonitorReply {
         let stop: TravelStop
@@ -78,7 +78,8 @@ enum MonitorAnswers {
     ) throws(DebugError) -> MonitorReply {
         // The exit that led here is not before here, unless instructions followed it.
         let here = run.machine.position
-        var end = here.instructions > 0 ? here.exitCount : here.exitCount &- min(here.exitCount, 1)
+        let isAfter = here.instructions > 0 || here.ring3 != nil
+        var end = isAfter ? here.exitCount : here.exitCount &- min(here.exitCount, 1)
         var window: UInt64 = 1 << 12
         while end > 0 {
             let start = end - min(end, window)

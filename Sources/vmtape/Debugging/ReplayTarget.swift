@@ -13,6 +13,7 @@ struct ReplayTarget: DebugTarget, ~Copyable {
     private var places: [Breakpoint] = []
     /// What stands for a watchpoint of the debugger's: memory of one page each.
     private var watched: [(breakpoint: Breakpoint, parts: [Watchpoint])] = []
+    private var console = ConsoleOnTheWay()
 
     /// IA32_KERNEL_GS_BASE (Intel SDM vol. 4, table 2-2).
     private static let kernelGSBase: UInt32 = 0xC000_0102
@@ -49,7 +50,7 @@ struct ReplayTarget: DebugTarget, ~Copyable {
 
     mutating func setRegisters(
         _ registers: TargetRegisters, of thread: DebugThread.ID
-    ) throws(DebugError) { throw Self.readOnly }
+    ) throws(DebugError) { throw .readOnly }
 
     mutating func read(
         _ address: UInt64, count: Int, space: MemorySpace, thread: DebugThread.ID
@@ -62,10 +63,7 @@ struct ReplayTarget: DebugTarget, ~Copyable {
 
     mutating func write(
         _ bytes: [UInt8], at address: UInt64, space: MemorySpace, thread: DebugThread.ID
-    ) throws(DebugError) { throw Self.readOnly }
-
-    private static let readOnly = DebugError(
-        "the recording is read-only: vmtape replay --live-from changes what happens")
+    ) throws(DebugError) { throw .readOnly }
 
     // MARK: What stops the run
 
@@ -76,15 +74,13 @@ struct ReplayTarget: DebugTarget, ~Copyable {
                 throw DebugError("no more than \(TimeMachine.breakpointLimit) breakpoints")
             }
             places.append(breakpoint)
-        case .write:
+        case .write, .read, .access:
             let parts = try parts(of: breakpoint)
-            for part in parts where !run.machine.insertWatchpoint(part) {
+            for (index, part) in parts.enumerated() where !run.machine.insertWatchpoint(part) {
+                removeUnused(parts[..<index])
                 throw DebugError("no more than \(TimeMachine.breakpointLimit) watchpoints")
             }
             watched.append((breakpoint, parts))
-        case .read, .access:
-            throw DebugError(
-                "reads of memory leave no trace to search: watch writes (watch EXPRESSION)")
         }
     }
 
@@ -92,9 +88,7 @@ struct ReplayTarget: DebugTarget, ~Copyable {
         if breakpoint.kind.isWatchpoint {
             let gone = watched.filter { $0.breakpoint == breakpoint }.flatMap(\.parts)
             watched.removeAll { $0.breakpoint == breakpoint }
-            for part in gone where !watched.contains(where: { $0.parts.contains(part) }) {
-                run.machine.removeWatchpoint(part)
-            }
+            removeUnused(gone[...])
         } else {
             places.removeAll { $0 == breakpoint }
             if !places.contains(where: { $0.address == breakpoint.address }) {
@@ -103,15 +97,28 @@ struct ReplayTarget: DebugTarget, ~Copyable {
         }
     }
 
+    /// Takes watchpoints away that no breakpoint of the debugger's stands for.
+    private mutating func removeUnused(_ parts: ArraySlice<Watchpoint>) {
+        for part in parts where !watched.contains(where: { $0.parts.contains(part) }) {
+            run.machine.removeWatchpoint(part)
+        }
+    }
+
     /// The physical memory that a watchpoint's addresses mean here, page by page.
     private func parts(of breakpoint: Breakpoint) throws(DebugError) -> [Watchpoint] {
         var parts: [Watchpoint] = []
         var address = breakpoint.address
         var left = breakpoint.length
+        let kind: Watchpoint.Kind =
+            switch breakpoint.kind {
+            case .read: .read
+            case .access: .access
+            default: .change
+            }
         while left > 0 {
             let count = min(left, 4096 - address % 4096)
             guard let place = run.machine.physicalAddress(GuestVirtualAddress(address)),
-                let part = Watchpoint(place, count: Int(count))
+                let part = Watchpoint(place, count: Int(count), kind: kind)
             else {
                 throw DebugError(
                     "0x\(String(address, radix: 16)) is not mapped here: go to where it is "
@@ -129,6 +136,7 @@ struct ReplayTarget: DebugTarget, ~Copyable {
     mutating func resume(
         _ action: ResumeAction, thread: DebugThread.ID, until interrupt: InterruptFlag
     ) throws(DebugError) -> StopEvent {
+        console.begin(at: run.machine.position)
         let stop = try orSay { run throws(ExecutionError) in
             let isInterrupted = { interrupt.isRaised }
             switch action {
@@ -150,12 +158,16 @@ struct ReplayTarget: DebugTarget, ~Copyable {
         return StopEvent(reason(stop))
     }
 
+    mutating func printed() throws(DebugError) -> [UInt8] {
+        try console.printed(until: run.machine.position, run.reader)
+    }
+
     private func reason(_ stop: TravelStop) -> GDBRemote.StopReason {
         switch stop {
         case .arrived: .step
         case .breakpoint(let address):
             .breakpoint(places.first { $0.address == address.rawValue }?.kind ?? .software)
-        case .watchpoint(let hit): .watchpoint(.write, address: watchedAddress(hit))
+        case .watchpoint(let hit): watched(hit)
         case .historyBegin: .historyBegin
         case .historyEnd: .historyEnd
         case .interrupted: .interrupted
@@ -163,16 +175,19 @@ struct ReplayTarget: DebugTarget, ~Copyable {
         }
     }
 
-    /// The address by which the debugger knows what changed.
-    private func watchedAddress(_ hit: WatchHit) -> UInt64 {
+    /// A touch by the address by which the debugger knows the memory.
+    private func watched(_ hit: WatchHit) -> GDBRemote.StopReason {
         for (breakpoint, parts) in watched {
-            var offset: UInt64 = 0
+            var start = breakpoint.address
             for part in parts {
-                if part == hit.watchpoint { return breakpoint.address &+ offset }
-                offset &+= UInt64(part.count)
+                if part == hit.watchpoint {
+                    let offset = hit.address.rawValue &- part.address.rawValue
+                    return .watchpoint(breakpoint.kind, address: start &+ offset)
+                }
+                start &+= UInt64(part.count)
             }
         }
-        return hit.watchpoint.address.rawValue
+        return .watchpoint(.write, address: hit.address.rawValue)
     }
 
     mutating func monitor(

@@ -1,0 +1,235 @@
+internal import Disassembly
+internal import Guest
+internal import KVM
+internal import Machine
+internal import Trace
+
+/// Ring 3 on hosts where KVM neither steps nor counts it: by its own exceptions (``Ring3Stops``).
+///
+/// A place there has the name of ring 3's entry and a count of single steps since. Ring 3 that is not
+/// looked into runs by itself, and the machine rests where it ends.
+extension TimeMachine {
+    /// Ring 3 is stepped, and named, by its exceptions.
+    var usesRing3Stops: Bool { !stepsRing3 && hasCounter && loop.usesRing3Stops }
+
+    /// The guest is in ring 3.
+    var isInRing3: Bool {
+        // SAFETY: the page's registers do not change before the next run.
+        unsafe machine.cpu.systemRegistersPointer.pointee.cpl == 3
+    }
+
+    /// Those of some breakpoints that stand in ring 3's code as it is mapped now.
+    func inRing3(_ addresses: [GuestVirtualAddress]) -> [GuestVirtualAddress] {
+        guard usesRing3Stops else { return [] }
+        let system = machine.currentSystemRegisters
+        return addresses.filter {
+            Ring3Stops.place($0.rawValue, system: system, memory: machine.memory) != nil
+        }
+    }
+
+    /// Whether the machine stands in ring 3 at a place that has a name, or a return to it is next.
+    mutating func isRing3Next() throws(ExecutionError) -> Bool {
+        if isInRing3 {
+            guard standing == .inRing3 || standing == .atExit else { return false }
+        } else {
+            guard isReturnToRing3Next else { return false }
+        }
+        guard standing == .afterKick || standing == .atExit else { return true }
+        return try kvm { () throws(KVMError) in try !machine.cpu.hasEventUnderWay() }
+    }
+
+    /// Whether the guest ran into the stretch of ring 3 in which a place is, so that nobody knows how
+    /// far it is.
+    mutating func isLost(before limit: Position) throws(ExecutionError) -> Bool {
+        guard limit.ring3 != nil, limit.exitCount == loop.exitCount, isInRing3,
+            standing == .afterKick, try ticks() == limit.instructions
+        else { return false }
+        return try kvm { () throws(KVMError) in try !machine.cpu.hasEventUnderWay() }
+    }
+
+    /// Executes one instruction of ring 3, or the return to it.
+    mutating func stepRing3() throws(ExecutionError) -> Ran {
+        let steps = isInRing3 ? (standing == .inRing3 ? ring3Steps : 0) &+ 1 : 0
+        let target = isInRing3 ? nil : ring3Target
+        let isInside = isInRing3
+        let opcode = isInside ? opcodeInRing3 : []
+        let ownFlags = machine.currentRegisters.rflags
+        let stop = try withRing3Stops { machine, stops throws(ExecutionError) in
+            if isInside, opcode != Self.syscall {
+                return try stops.step(&machine.cpu, machine.memory)
+            }
+            // SYSCALL would show the step in R11; by itself it raises a fault where it leads.
+            if let target {
+                _ = try stops.plant(
+                    target, system: machine.currentSystemRegisters, memory: machine.memory)
+            }
+            return try stops.run(&machine.cpu, machine.memory)
+        }
+        if case .stepped = stop, opcode.first == Self.pushf, ownFlags & 1 << 8 == 0 {
+            try hideStepInPushedFlags()
+        }
+        return try leave(stop, steps: steps)
+    }
+
+    private static let syscall: [UInt8] = [0x0F, 0x05]
+    private static let pushf: UInt8 = 0x9C
+
+    /// The opcode that is next, in 64-bit code, without a prefix of operand size or REX (Intel SDM
+    /// vol. 2, 2.1).
+    private var opcodeInRing3: [UInt8] {
+        let system = machine.currentSystemRegisters
+        var code = PageWalk.read(
+            linearRIP, count: 4, system: system, memory: machine.memory)[...]
+        while let first = code.first,
+            first == 0x66 || (first & 0xF0 == 0x40 && system.mode == .long)
+        {
+            code = code.dropFirst()
+        }
+        return Array(code.prefix(2))
+    }
+
+    /// The CPU's own PUSHF pushes TF as the step has it.
+    private mutating func hideStepInPushedFlags() throws(ExecutionError) {
+        let system = machine.currentSystemRegisters
+        let top = GuestVirtualAddress(machine.currentRegisters[.rsp] &+ 1)
+        guard let place = PageWalk.translate(top, system: system, memory: machine.memory) else {
+            return
+        }
+        try guest { () throws(GuestError) in
+            let byte = try machine.memory.read(place.address, count: 1)[0]
+            try machine.memory.write(place.address, [byte & ~1][...])
+        }
+    }
+
+    /// What a run through ring 3 came to.
+    enum Ring3Run {
+        /// To its end, or nowhere.
+        case left(Ran)
+        /// To the place of an interrupt that the tape has.
+        case landmark(Injection)
+        /// To a breakpoint, nobody knows after how many steps.
+        case stop
+        /// Somebody asked for it.
+        case interrupted
+    }
+
+    /// Runs ring 3, which is next, until something of interest.
+    mutating func runRing3(
+        _ addresses: [GuestVirtualAddress], _ landmark: Landmark?, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Ring3Run {
+        let wanted = addresses.map(\.rawValue)
+        let planted = wanted + (landmark.map { [$0.registers.rip] } ?? [])
+        let search = landmark.map { LandmarkSearch($0) }
+        while true {
+            let stop = try withRing3Stops { machine, stops throws(ExecutionError) in
+                for address in planted {
+                    _ = try stops.plant(
+                        address, system: machine.currentSystemRegisters, memory: machine.memory)
+                }
+                try kvm { () throws(KVMError) in
+                    try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
+                }
+                let registers = machine.currentRegisters
+                let isPlanted = planted.contains(registers.rip)
+                let isInside = machine.currentSystemRegisters.cpl == 3
+                return isPlanted && isInside
+                    ? try stops.step(&machine.cpu, machine.memory)
+                    : try stops.run(&machine.cpu, machine.memory)
+            }
+            isTimerSet = true
+            let registers = machine.currentRegisters
+            switch stop {
+            case .breakpoint, .stepped:
+                if wanted.contains(registers.rip) { return .stop }
+                guard let landmark, search?.matches(registers) ?? false,
+                    try isWhole(landmark, registers)
+                else { continue }
+                return .landmark(try reachRing3(landmark))
+            case .kicked:
+                _ = machine.cpu.acknowledgeKick()
+                if isInterrupted() { return .interrupted }
+            case .exit(let exit) where RunLoop.isUncounted(exit): continue
+            case .raised, .exit: return .left(try leave(stop, steps: 0))
+            }
+        }
+    }
+
+    /// Whether all of the state is a landmark's, registers apart.
+    mutating func isWhole(
+        _ landmark: Landmark, _ registers: GeneralRegisters
+    ) throws(ExecutionError) -> Bool {
+        _ = try settle()
+        let memory = try ram.current(&machine)
+        let state = try kvm { () throws(KVMError) in
+            try RunLoop.wholeState(&machine.cpu, registers, memory: memory)
+        }
+        return state == landmark.state
+    }
+
+    /// Does something with the interrupt table out of force.
+    private mutating func withRing3Stops(
+        _ body: (inout GuestMachine, inout Ring3Stops) throws(ExecutionError) -> Ring3Stops.Stop
+    ) throws(ExecutionError) -> Ring3Stops.Stop {
+        var stops = Ring3Stops()
+        try kvm { () throws(KVMError) in try stops.park(&machine.cpu) }
+        let stop: Ring3Stops.Stop
+        do throws(ExecutionError) { stop = try body(&machine, &stops) } catch {
+            try stops.unpark(&machine.cpu, machine.memory)
+            throw error
+        }
+        try stops.unpark(&machine.cpu, machine.memory)
+        return stop
+    }
+
+    /// Goes on from a stop, to the next instruction that is a place.
+    private mutating func leave(
+        _ stop: Ring3Stops.Stop, steps: UInt64
+    ) throws(ExecutionError) -> Ran {
+        switch stop {
+        case .breakpoint, .stepped:
+            standing = .inRing3
+            ring3Steps = steps
+            return .stopped
+        case .kicked:
+            _ = machine.cpu.acknowledgeKick()
+            return .kicked
+        case .exit(let exit):
+            if RunLoop.isUncounted(exit) { return .kicked }
+            return .exit(try take(RunStep(exit, other: &loop.other)))
+        case .raised(let vector):
+            // It is raised once more, and the handler's first instruction is a place.
+            let system = machine.currentSystemRegisters
+            var debug = GuestDebug.off
+            if let handler = PageWalk.handler(of: vector, system: system, memory: machine.memory) {
+                debug.breakpoints = [GuestDebug.Breakpoint(GuestVirtualAddress(handler))]
+            }
+            if let arrival = try settle() { return .exit(arrival) }
+            try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(debug) }
+            armed = debug
+            standing = .afterKick
+            let ran = try run(slice: nil)
+            if case .stopped = ran, try ticks() == 0 { standing = .atEntry }
+            return ran
+        }
+    }
+
+    /// Whether the next instruction of ring 0 leads to ring 3.
+    private var isReturnToRing3Next: Bool {
+        ReturnToRing3.isNext(
+            machine.currentRegisters, system: machine.currentSystemRegisters,
+            memory: machine.memory)
+    }
+
+    /// Where an IRET or SYSRET to ring 3 leads that is next (Intel SDM vol. 2).
+    private var ring3Target: UInt64? {
+        let registers = machine.currentRegisters
+        let system = machine.currentSystemRegisters
+        let prefix = byteOfCode(at: 0) ?? 0
+        let opcode = prefix & 0xF0 == 0x40 ? byteOfCode(at: 1) ?? 0 : prefix
+        guard opcode == 0xCF else { return registers[.rcx] }
+        let bytes = PageWalk.read(
+            GuestVirtualAddress(registers[.rsp]), count: prefix & 0xF8 == 0x48 ? 8 : 4,
+            system: system, memory: machine.memory)
+        return bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) }
+    }
+}
