@@ -309,6 +309,13 @@ public struct Tape: World, RunListener, ~Copyable {
         _ listener: inout Listener
     ) throws(ExecutionError) {}
 
+    /// Nobody leaves a tape that is replayed.
+    @inline(__always)
+    public var isLeavingTape: Bool { false }
+
+    /// Cannot be.
+    public mutating func leaveTape() throws(ExecutionError) {}
+
     /// Keeps what was missed for the report.
     public mutating func missed(_ miss: LandmarkMiss) { self.miss = miss }
 

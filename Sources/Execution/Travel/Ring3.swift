@@ -159,7 +159,7 @@ extension TimeMachine {
         _ landmark: Landmark, _ registers: GeneralRegisters
     ) throws(ExecutionError) -> Bool {
         _ = try settle()
-        let memory = try ram.current(&machine)
+        let memory = try machine.memoryDigest()
         let state = try kvm { () throws(KVMError) in
             try RunLoop.wholeState(&machine.cpu, registers, memory: memory)
         }

@@ -110,7 +110,7 @@ extension TimeMachine {
         do throws(ExecutionError) {
             try keyframes.restoreMemory(index, &machine)
             guard let expected = keyframes.frames[index].memory else { return index }
-            guard try ram.current(&machine) == expected else {
+            guard try machine.memoryDigest() == expected else {
                 throw .cannotReplay(
                     "the keyframe file's pages of \(keyframes.frames[index].position) are not "
                         + "what was there")
