@@ -128,14 +128,7 @@ struct ReplayCommand: ParsableCommand {
             return
         }
         if case .diverged(let divergence) = outcome.verdict {
-            let terminal = Terminal(STDERR_FILENO)
-            let stream = OutputStream(descriptor: STDERR_FILENO)
-            DivergenceText(
-                divergence, reader, names: try symbolOptions.makeNames(TraceSources(reader)),
-                style: TextStyle(width: terminal.width, hasColour: terminal.hasColour),
-                stream: stream
-            ).write()
-            stream.flush()
+            try DivergenceText.tell(divergence, reader, symbolOptions)
         } else if !quiet {
             Message.line(
                 "vmtape: replayed \(RunText.grouped(outcome.verifiedExits)) exits in "
