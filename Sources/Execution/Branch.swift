@@ -49,7 +49,8 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
     ///   - printsTapedOutput: prints what the guest printed while the tape answered.
     init(
         tape: consuming Tape, world: consuming LiveWorld, stream: consuming WorldCursor,
-        liveAfter: UInt64?, departure: Departure?, console: consuming ConsoleInput, printsTapedOutput: Bool,
+        liveAfter: UInt64?, departure: Departure?, console: consuming ConsoleInput,
+        printsTapedOutput: Bool,
         listener: consuming Listener
     ) {
         self.tape = tape

@@ -197,7 +197,9 @@ public struct BranchSession: ~Copyable {
         header.images = plan.records.map { ImageRecord($0) }
         header.observed = recording.hasTiming ? recording.observed : nil
         header.observed?.properties.append(
-            Property(VCPUPlacement.property, "\(try VCPUPlacement.choose(options.cpu, as: reader.header))"))
+            Property(
+                VCPUPlacement.property,
+                "\(try VCPUPlacement.choose(options.cpu, as: reader.header))"))
         let exit = options.liveFrom?.exitCount ?? 0
         let registers = machine.registers
         let system = machine.systemRegisters

@@ -36,6 +36,7 @@ extension Bench {
             throw BenchError(message: "\(trace): its end is not reached")
         }
         let first = milliseconds(since: start)
+        let second = try secondSession(&machine, trace)
         let summary = machine.keyframeSummary
         var dice = Dice()
         var times: [Double] = []
@@ -58,7 +59,27 @@ extension Bench {
             Figure(
                 name: "memory of keyframes", value: Double(summary.byteCount) / 1048576,
                 unit: "MiB", goal: .atMost(256), note: "cap \(summary.byteLimit) bytes"),
+            Figure(
+                name: "second session to the end / first", value: second.milliseconds / first,
+                unit: "", goal: .atMost(0.1),
+                note: "\(Figure.short(second.milliseconds)) ms with the keyframe file, "
+                    + "\(second.fileBytes) bytes, and \(second.exits) exits replayed"),
         ]
+    }
+
+    /// What another session takes to the end of a trace, with the keyframes of this one.
+    private func secondSession(
+        _ machine: inout TimeMachine, _ trace: String
+    ) throws -> (milliseconds: Double, exits: UInt64, fileBytes: UInt64) {
+        let file = try machine.saveKeyframes(to: trace + ".keys")
+        let reader = try TraceReader(path: trace)
+        let start = HostThread.monotonicNanoseconds()
+        var second = try TimeMachine(host: host, reader: reader)
+        _ = try second.useKeyframes(of: trace + ".keys")
+        guard case .historyEnd = try second.seekEnd() else {
+            throw BenchError(message: "\(trace): its end is not reached from its keyframes")
+        }
+        return (milliseconds(since: start), second.replayedExits, file.fileBytes)
     }
 
     /// The Embedded Swift sample: one instruction back, from anywhere.

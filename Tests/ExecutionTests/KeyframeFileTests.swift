@@ -10,15 +10,6 @@ import Trace
 /// A second session in a trace starts where the first had come to, and stands at the same places.
 @Suite(.enabled(if: RealKVM.isThere, RealKVM.comment), .serialized)
 struct KeyframeFileTests {
-    private struct Random: RandomNumberGenerator {
-        var state: UInt64
-
-        mutating func next() -> UInt64 {
-            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-            return state >> 33 | state << 31
-        }
-    }
-
     private static var options: TravelOptions {
         var options = TravelOptions()
         options.keyframeSpacing = 1_000_000

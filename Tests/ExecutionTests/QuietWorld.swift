@@ -36,6 +36,8 @@ extension PlainWorld where Self: ~Copyable {
     var isLeavingTape: Bool { false }
     mutating func leaveTape() throws(ExecutionError) {}
     mutating func missed(_ miss: LandmarkMiss) {}
+    var isLeavingTape: Bool { false }
+    mutating func leaveTape() throws(ExecutionError) {}
     var hasArrivals: Bool { false }
     mutating func tellArrivals<Listener: RunListener & ~Copyable>(
         _ listener: inout Listener

@@ -47,6 +47,16 @@ struct Trip {
     }
 }
 
+/// Random numbers, the same in each run.
+struct Random: RandomNumberGenerator {
+    var state: UInt64
+
+    mutating func next() -> UInt64 {
+        state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+        return state >> 33 | state << 31
+    }
+}
+
 /// Everything of a place that must be the same each time it is gone to.
 struct Sight: Equatable {
     var position: Position
@@ -82,15 +92,6 @@ extension TravelStop {
 
 @Suite(.enabled(if: RealKVM.isThere, RealKVM.comment), .serialized)
 struct TravelTests {
-    private struct Random: RandomNumberGenerator {
-        var state: UInt64
-
-        mutating func next() -> UInt64 {
-            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-            return state >> 33 | state << 31
-        }
-    }
-
     @Test(arguments: Trip.samples)
     func `the whole run is the recording, and its end is found again`(_ name: String) throws {
         let host = try Host()

@@ -83,6 +83,7 @@ struct DebuggerTests {
             ], at: "begin")
         let first = session.part("first")
         #expect(first.contains("Breakpoint 1"), "\(session.output)\(session.errors)")
+        #expect(!session.output.contains("warning"), "\(session.output)")
         #expect(first.contains("Console.swift:"))
         #expect(first.contains("Kernel.swift:"))
         #expect(first.contains("start.S:12"))
@@ -115,6 +116,20 @@ struct DebuggerTests {
         #expect(session.part("after") == before)
         #expect(session.part("between") != "")
         #expect(!before.contains(session.part("between")))
+    }
+
+    @Test func `names come from the trace where the image is gone, or another`() throws {
+        let image = directory.file("kernel")
+        try Files.write(image, try #require(Files.read(Files.sample("swift-kernel"))))
+        #expect(
+            try ChildProcess.run(["record", "-q", "-o", path, "--serial", "none", image]).ending
+                == .status(0))
+        for content in [nil, Files.read(Files.sample("add"))] {
+            Files.remove(image)
+            if let content { try Files.write(image, content) }
+            let session = try gdb(["bt 1"])
+            #expect(session.output.contains("halt () at"), "\(session.output)")
+        }
     }
 
     private static let timer = ["--machine", "pc", "--clock", "virtual"]

@@ -76,7 +76,8 @@ struct OptionRuleTests {
     }
 
     @Test(arguments: [
-        "-1", "1+", "+1", "101%", "%", "1.2345%", "1.%", "1..2%", "1%+3", "99999%", "ende", "begin-1",
+        "-1", "1+", "+1", "101%", "%", "1.2345%", "1.%", "1..2%", "1%+3", "99999%", "ende",
+        "begin-1",
     ])
     func `what is no position`(_ text: String) throws {
         let result = try ChildProcess.run(["replay", "/nonexistent/trace", "--at=\(text)"])

@@ -162,18 +162,7 @@ public struct ExitJSON {
         let stream = OutputStream()
         var json = JSONWriter(stream)
         json.beginObject()
-        json.key("symbol")
-        json.value(name.function)
-        json.key("offset")
-        json.value(name.offset)
-        if let file = name.file {
-            json.key("file")
-            json.value(file)
-        }
-        if let line = name.line {
-            json.key("line")
-            json.value(line)
-        }
+        name.writePlace(&json)
         // The object's content, after a comma.
         return [0x2C] + stream.bytes.dropFirst()
     }

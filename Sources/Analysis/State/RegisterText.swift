@@ -216,6 +216,16 @@ extension SystemRegisters {
 extension AddressName {
     /// Writes `symbol`, `offset`, `file`, `line` and `inlined` as members of the open object.
     func writeMembers(_ json: inout JSONWriter) {
+        writePlace(&json)
+        guard !inlined.isEmpty else { return }
+        json.key("inlined")
+        json.beginArray()
+        for function in inlined { json.value(function) }
+        json.endArray()
+    }
+
+    /// Writes `symbol`, `offset`, `file` and `line` as members of the open object.
+    func writePlace(_ json: inout JSONWriter) {
         json.key("symbol")
         json.value(function)
         json.key("offset")
@@ -228,10 +238,5 @@ extension AddressName {
             json.key("line")
             json.value(line)
         }
-        guard !inlined.isEmpty else { return }
-        json.key("inlined")
-        json.beginArray()
-        for function in inlined { json.value(function) }
-        json.endArray()
     }
 }

@@ -3,6 +3,7 @@ internal import ArgumentParser
 internal import Execution
 internal import GDBRemote
 internal import Glibc
+internal import Guest
 internal import Machine
 internal import Trace
 
@@ -60,8 +61,13 @@ struct GDBCommand: ParsableCommand {
 
     func run() throws {
         // What is wrong is told here, and not by a server behind the debugger's back.
-        _ = try attempt { () throws(ExecutionError) in try Host() }
-        _ = try TraceFile.open(file)
+        let host = try attempt { () throws(ExecutionError) in try Host() }
+        let reader = try TraceFile.open(file)
+        var options = ReplayOptions()
+        options.isForced = force
+        do throws(ExecutionError) {
+            _ = try ReplaySession(host: host, reader: reader, options: options)
+        } catch { throw CommandFailure.couldNot(error) }
         var server = [
             try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.description,
             "--keyframe-memory", "\(keyframes.memory.bytes)", "--quiet",
@@ -72,14 +78,25 @@ struct GDBCommand: ParsableCommand {
         if force { server.append("--force") }
         let command = server.map(Self.quoted).joined(separator: " ")
         var words = [debugger]
-        if let symbols { words.append(symbols) }
-        // What the run needs of files it has: gdb is not to look for libraries over the connection,
-        // nor to warn that it does.
-        words += ["-iex", "set sysroot", "-iex", "set auto-solib-add off"]
+        if let program = symbols ?? Self.localImage(reader) {
+            // It need not ask for the file over the connection, and warn that this is slow.
+            words += [program, "-iex", "set sysroot", "-iex", "set exec-file-mismatch off"]
+        }
         words += ["-ex", "target remote | \(command)"]
         if let script = Self.makeScript() { words += ["-ex", "source /proc/self/fd/\(script)"] }
         words += arguments
         throw CommandFailure(status: Status.couldNot, Self.become(words))
+    }
+
+    /// The guest's image as a file here, if that is byte for byte the one that the trace holds, and
+    /// gdb can read it.
+    private static func localImage(_ reader: TraceReader) -> String? {
+        guard let image = reader.header.images.first,
+            case .some(let file) = try? GuestFile(path: image.name),
+            file.bytes.starts(with: [0x7F, 0x45, 0x4C, 0x46]),
+            Digest128(of: file.bytes) == image.digest
+        else { return nil }
+        return image.name
     }
 
     /// Where this program is.

@@ -100,6 +100,7 @@ struct ReplayCommand: ParsableCommand {
         }
         printer?.print(before: outcome.verifiedExits)
         status.clear()
+        printer?.tellFailure()
         try tell(outcome, reader)
         if case .diverged = outcome.verdict { throw CommandFailure(status: Status.no) }
     }
@@ -123,18 +124,11 @@ struct ReplayCommand: ParsableCommand {
 
     private func tell(_ outcome: ReplayOutcome, _ reader: TraceReader) throws {
         if json {
-            ReplayText.writeJSON(outcome, reader)
+            try ReplayText.writeJSON(outcome, reader)
             return
         }
         if case .diverged(let divergence) = outcome.verdict {
-            let terminal = Terminal(STDERR_FILENO)
-            let stream = OutputStream(descriptor: STDERR_FILENO)
-            DivergenceText(
-                divergence, reader, names: try symbolOptions.makeNames(TraceSources(reader)),
-                style: TextStyle(width: terminal.width, hasColour: terminal.hasColour),
-                stream: stream
-            ).write()
-            stream.flush()
+            try DivergenceText.tell(divergence, reader, symbolOptions)
         } else if !quiet {
             Message.line(
                 "vmtape: replayed \(RunText.grouped(outcome.verifiedExits)) exits in "

@@ -202,14 +202,7 @@ struct ReplayLive {
                 "\(reader.path): exit \(disagreement.exitNumber): \(disagreement.what); the "
                     + "devices cannot be brought to where they were")
         case .diverged(let divergence):
-            let terminal = Terminal(STDERR_FILENO)
-            let stream = OutputStream(descriptor: STDERR_FILENO)
-            DivergenceText(
-                divergence, reader, names: try symbolOptions.makeNames(TraceSources(reader)),
-                style: TextStyle(width: terminal.width, hasColour: terminal.hasColour),
-                stream: stream
-            ).write()
-            stream.flush()
+            try DivergenceText.tell(divergence, reader, symbolOptions)
             throw CommandFailure(status: Status.no)
         }
     }

@@ -1,5 +1,6 @@
 internal import Analysis
 internal import Execution
+internal import Glibc
 internal import Machine
 internal import Trace
 
@@ -18,10 +19,23 @@ struct DivergenceText {
     private static let registersShown = 24
     private static let pagesShown = 8
 
-    init(
+    /// Writes the report to stderr.
+    static func tell(
+        _ divergence: ReplayDivergence, _ reader: TraceReader, _ symbols: SymbolOptions
+    ) throws(CommandFailure) {
+        let terminal = Terminal(STDERR_FILENO)
+        let stream = OutputStream(descriptor: STDERR_FILENO)
+        DivergenceText(
+            divergence, reader, names: try symbols.makeNames(TraceSources(reader)),
+            style: TextStyle(width: terminal.width, hasColour: terminal.hasColour),
+            stream: stream
+        ).write()
+        stream.flush()
+    }
+
+    private init(
         _ divergence: ReplayDivergence, _ reader: TraceReader, names: AddressNames,
-        style: TextStyle,
-        stream: OutputStream
+        style: TextStyle, stream: OutputStream
     ) {
         self.divergence = divergence
         self.reader = reader
