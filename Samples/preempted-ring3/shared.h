@@ -9,6 +9,12 @@ enum {
     BLOCK_BYTES = 3000,
     MODE_FAULTS = 1,
     MODE_PORT = 2,
+    MODE_WHAT_SHIFT = 2,
+    WHAT_ALL = 0,
+    WHAT_REGISTERS = 1,
+    WHAT_MEMORY = 2,
+    WHAT_REP = 3,
+    WHAT_VECTOR = 4,
     FAULTS_PER_ROUND = 20,
 };
 
@@ -17,6 +23,7 @@ struct shared {
     volatile uint64_t state;
     volatile uint64_t counter;
     volatile uint64_t vector[2];   // what the loop with SSE last stored
+    volatile uint64_t now[2];      // what the handler found in the vector register
     uint64_t table[TABLE_WORDS];
     uint8_t blocks[2][BLOCK_BYTES];
 };

@@ -51,14 +51,22 @@ _Noreturn void user_main(void) {
         "movq %%rax, %%xmm1\n"
         "pxor %%xmm0, %%xmm0\n"
         : : : "rax");
+    uint64_t what = shared.mode >> MODE_WHAT_SHIFT;
     for (;;) {
-        shared.state = compute(shared.state, 60000);
-        for (unsigned times = 0; times < 4; ++times) count_in_memory();
-        for (unsigned times = 0; times < 4; ++times) count_in_vector();
-        __asm__ volatile("movups %%xmm0, %0" : "=m"(shared.vector));
-        shared.blocks[0][shared.state % BLOCK_BYTES] = (uint8_t)shared.state;
-        copy();
-        shared.table[shared.state % TABLE_WORDS] ^= shared.state;
+        if (what == WHAT_ALL || what == WHAT_REGISTERS)
+            shared.state = compute(shared.state, 60000);
+        if (what == WHAT_ALL || what == WHAT_MEMORY)
+            for (unsigned times = 0; times < 4; ++times) count_in_memory();
+        if (what == WHAT_ALL || what == WHAT_VECTOR) {
+            for (unsigned times = 0; times < 4; ++times) count_in_vector();
+            if (what == WHAT_ALL) __asm__ volatile("movups %%xmm0, %0" : "=m"(shared.vector));
+        }
+        if (what == WHAT_ALL || what == WHAT_REP) {
+            if (what == WHAT_REP) shared.state = compute(shared.state, 1);
+            shared.blocks[0][shared.state % BLOCK_BYTES] = (uint8_t)shared.state;
+            copy();
+        }
+        if (what == WHAT_ALL) shared.table[shared.state % TABLE_WORDS] ^= shared.state;
         if (shared.mode & MODE_FAULTS)
             for (unsigned times = 0; times < FAULTS_PER_ROUND; ++times) __asm__ volatile("hlt");
         if (shared.mode & MODE_PORT) port_write8(PORT_POST, (uint8_t)shared.state);

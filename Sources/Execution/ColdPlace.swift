@@ -118,7 +118,10 @@ enum ColdPlaces {
 /// A place that comes again within ``coldNanoseconds`` is hot and is dropped. One that stays away for
 /// longer is taken, if another place was passed meanwhile, or when it stays away once more: time alone
 /// can be the host's, which had something else to do. Where all are hot, the coldest of them is taken.
-/// What was learned is kept for the next search.
+/// What was learned is kept for the next search, and tried again from time to time: of all that a place
+/// was seen to stay away the shortest holds, since the host can only make it longer. (Without that, one
+/// moment in which the host was busy made a loop's innermost place the coldest for ever, and replays
+/// stopped there a thousand times as often.)
 struct ColdPlaceSearch {
     /// What to do at a place.
     enum Verdict: Equatable {
@@ -140,6 +143,9 @@ struct ColdPlaceSearch {
     static let leftNanoseconds: UInt64 = 30_000
     /// How many places are remembered.
     private static let memoryLimit = 128
+    /// Searches after which what is known is tried again: first, and at most; doubled in between.
+    private static let firstTrial = 2
+    private static let lastTrial = 64
 
     private struct Seen {
         var address: UInt64
@@ -149,11 +155,21 @@ struct ColdPlaceSearch {
         var isDoubtful = false
     }
 
-    /// Places and how long they stay away.
-    private var known: [(address: UInt64, away: UInt64)] = []
+    private struct Known {
+        var address: UInt64
+        /// The shortest time that it stayed away.
+        var away: UInt64
+        /// Searches until it is tried again, and after how many that will be.
+        var left = firstTrial
+        var trial = firstTrial
+    }
+
+    private var known: [Known] = []
     private var places: [UInt64] = []
     private var seen: [Seen] = []
     private var passes = 0
+    /// What a stop takes: the shortest run from one to the next was little else.
+    private var stopNanoseconds: UInt64 = 50_000
     /// Nothing colder is looked for: the next place is taken.
     private(set) var takesNext = false
 
@@ -165,10 +181,13 @@ struct ColdPlaceSearch {
         seen = []
         passes = 0
         takesNext = false
-        let cold = places.filter { (away($0) ?? 0) >= Self.coldNanoseconds }
+        for index in known.indices where places.contains(known[index].address) {
+            known[index].left -= 1
+        }
+        let cold = places.filter { isCold($0) }
         if !cold.isEmpty { return cold }
-        let unknown = places.filter { away($0) == nil }
-        return unknown.isEmpty ? settle() : unknown
+        let tried = places.filter { settled($0) == nil }
+        return tried.isEmpty ? settle() : tried
     }
 
     /// Looks for nothing colder than what is known.
@@ -176,19 +195,35 @@ struct ColdPlaceSearch {
     /// - Returns: Where to stop beside the places that are waited for; none where nothing is known.
     mutating func settle() -> [UInt64] {
         takesNext = true
-        let coldest = places.filter { away($0) != nil }
-            .max { (away($0) ?? 0) < (away($1) ?? 0) }
-        return coldest.map { [$0] } ?? []
+        let coldest = places.compactMap { place in known.first { $0.address == place } }
+            .max { $0.away < $1.away }
+        return coldest.map { [$0.address] } ?? []
     }
 
-    private func away(_ address: UInt64) -> UInt64? {
-        known.first { $0.address == address }?.away
+    /// What of a run from stop to stop the guest had.
+    mutating func guestTime(of nanoseconds: UInt64) -> UInt64 {
+        stopNanoseconds = min(stopNanoseconds, nanoseconds)
+        return nanoseconds - stopNanoseconds
+    }
+
+    /// How long a place stays away, if that is known and need not be tried again.
+    private func settled(_ address: UInt64) -> UInt64? {
+        known.first { $0.address == address && $0.left > 0 }?.away
+    }
+
+    private func isCold(_ address: UInt64) -> Bool {
+        (settled(address) ?? 0) >= Self.coldNanoseconds
     }
 
     private mutating func learn(_ address: UInt64, away: UInt64) {
-        known.removeAll { $0.address == address }
-        known.append((address, away))
-        if known.count > Self.memoryLimit { known.removeFirst() }
+        guard let index = known.firstIndex(where: { $0.address == address }) else {
+            known.append(Known(address: address, away: away))
+            if known.count > Self.memoryLimit { known.removeFirst() }
+            return
+        }
+        known[index].away = min(known[index].away, away)
+        known[index].trial = min(known[index].trial * 2, Self.lastTrial)
+        known[index].left = known[index].trial
     }
 
     /// The guest stands at one of the places.
@@ -196,9 +231,7 @@ struct ColdPlaceSearch {
     /// - Parameter nanoseconds: the guest's time, without what stops take.
     mutating func pass(_ address: UInt64, nanoseconds: UInt64) -> Verdict {
         passes += 1
-        guard !takesNext, passes < Self.passLimit,
-            (away(address) ?? 0) < Self.coldNanoseconds
-        else { return .take }
+        guard !takesNext, passes < Self.passLimit, !isCold(address) else { return .take }
         guard let index = seen.firstIndex(where: { $0.address == address }) else {
             seen.append(Seen(address: address, nanoseconds: nanoseconds, pass: passes))
             return .keep
@@ -211,7 +244,8 @@ struct ColdPlaceSearch {
         }
         if seen[index].pass < passes - 1 || seen[index].isDoubtful {
             learn(address, away: away)
-            return .take
+            // What was seen before may have been shorter.
+            return isCold(address) ? .take : .drop
         }
         seen[index] = Seen(
             address: address, nanoseconds: nanoseconds, pass: passes, isDoubtful: true)

@@ -116,10 +116,22 @@ extension GuestCPU {
             else { continue }
             // SAFETY: a slot's host pointer covers its 4096 bytes.
             let bytes = unsafe UnsafeRawBufferPointer(start: host, count: MemoryDigest.pageBytes)
-            memoryDigest.replace(
+            let before = memoryDigest.replace(
                 pageNumber: number, with: unsafe MemoryDigest.page(number: number, bytes: bytes))
+            if markedHashes[number] == nil { markedHashes[number] = before }
         }
         return memoryDigest.digest
+    }
+
+    /// Remembers what the pages hold.
+    public mutating func markPages() { markedHashes.removeAll(keepingCapacity: true) }
+
+    /// The pages that hold something else than when they were marked.
+    public func changedPages() -> [MemoryDigest.Page] {
+        markedHashes.keys.sorted().compactMap { number in
+            let now = memoryDigest.hash(ofPage: number)
+            return now == markedHashes[number] ? nil : .init(number: number, hash: now)
+        }
     }
 }
 

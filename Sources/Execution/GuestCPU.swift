@@ -40,6 +40,10 @@ public struct GuestCPU: ~Copyable {
     var digestReader: DirtyPages.Reader?
     /// The digest of RAM when it was last asked for.
     var memoryDigest = MemoryDigest()
+    /// The hashes that pages had when they were marked, of those that were replaced since.
+    var markedHashes: [UInt64: UInt64] = [:]
+    /// Where a search for a landmark began.
+    var kept: Checkpoint?
 
     init(
         _ cpu: consuming PendingCPU, of machine: consuming VirtualMachine, savedMSRs: [UInt32]
@@ -188,7 +192,7 @@ extension GuestCPU: Processor {
     }
 
     /// Whether an interrupt or exception is on its way into the guest; the CPU must be settled.
-    mutating func hasEventUnderWay() throws(KVMError) -> Bool { try eventsUnderWay() != nil }
+    public mutating func hasEventUnderWay() throws(KVMError) -> Bool { try eventsUnderWay() != nil }
 
     /// The interrupt or exception on its way into the guest; nil: there is none. The CPU must be
     /// settled.

@@ -5,8 +5,10 @@ internal import Trace
 
 /// Replaying interrupts between two exits: the run goes on to where the state is the landmark's.
 extension RunLoop {
-    /// How long ring 3 may run from one stop to the next: a recording stops it within milliseconds.
-    private static let ring3Bound: UInt64 = 20_000_000_000
+    /// Moves from one look at the clock to the next.
+    private static let movesBetweenLooks = 64
+    static let exhausted =
+        "it did not come in \(LandmarkSearch.budgetNanoseconds / 1_000_000_000) s of the host CPU's time"
 
     /// Runs on to a landmark and injects what the tape has there, and to those that follow before
     /// the next exit.
@@ -37,15 +39,14 @@ extension RunLoop {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var search = LandmarkSearch(landmark)
         search.isInterrupt = !side.isLeavingTape
-        var armed = GuestDebug.off
-        let found = try find(&search, &armed, &cpu, &side, memory: memory)
+        let found = try seek(&search, &cpu, &side, memory: memory)
         midFlight.hits += search.hits
         midFlight.rejectedHits += search.rejectedHits
         midFlight.steps += search.steps
         midFlight.coasts += search.coasts
         switch found {
         case .stopped(let reason): return .stopped(reason, isInMidFlight: true)
-        case .missed(let reason):
+        case .missed(let reason), .exhausted(let reason):
             // SAFETY: the page's registers do not change before the next run.
             let last = unsafe cpu.registersPointer.pointee
             side.missed(
@@ -53,36 +54,51 @@ extension RunLoop {
                     exitNumber: exitCount, landmark: landmark, reason: reason,
                     registers: search.nearest ?? last,
                     progress: try kvm { () throws(KVMError) in try cpu.progress() },
-                    hits: search.hits, rejectedHits: search.rejectedHits))
+                    hits: search.hits, rejectedHits: search.rejectedHits,
+                    difference: search.difference))
             return .endedByListener
         case .found: break
         }
+        cpu.markPages()
+        isPagesMarked = true
         // Where devices are run again, they knew CR8 as it is here.
         try synchroniseAPIC(cpu, &side)
         guard search.isInterrupt else {
             try side.leaveTape()
             return nil
         }
-        let vector = try side.acknowledgeInterrupt()
-        guard
-            try side.interruption(
-                Interruption(.external, vector: vector, landmark: landmark))
-        else { return .endedByListener }
-        try kvm { () throws(KVMError) in try cpu.interrupt(vector: vector) }
-        midFlight.landmarks += 1
+        guard try inject(landmark, &cpu, &side) else { return .endedByListener }
         return nil
     }
 
+    /// Searches, and once more from where the search began if the guest ran past the place.
+    private mutating func seek<CPU, Side>(
+        _ search: inout LandmarkSearch, _ cpu: inout CPU, _ side: inout Side,
+        memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Found
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        guard try isSettled(&cpu) else { return .missed("the exit before it goes on") }
+        try cpu.keepPlace(memory)
+        let found = try find(&search, &cpu, &side, memory: memory)
+        guard case .missed = found, try cpu.returnToPlace(memory) else { return found }
+        midFlight.repairs += 1
+        search.beginAgain()
+        return try find(&search, &cpu, &side, memory: memory)
+    }
+
     /// What came of looking for a landmark's place.
-    private enum Found {
+    enum Found {
         /// The CPU stands at it.
         case found
+        /// It is behind, or does not come.
         case missed(String)
+        /// It took too long: another search would too.
+        case exhausted(String)
         case stopped(StopReason)
     }
 
     /// Settles a vCPU at which no further exit is expected.
-    private func isSettled<CPU: Processor & ~Copyable>(
+    func isSettled<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU
     ) throws(ExecutionError) -> Bool {
         while true {
@@ -95,13 +111,15 @@ extension RunLoop {
     }
 
     private mutating func find<CPU, Side>(
-        _ search: inout LandmarkSearch, _ armed: inout GuestDebug, _ cpu: inout CPU,
-        _ side: inout Side, memory: borrowing GuestMemory
+        _ search: inout LandmarkSearch, _ cpu: inout CPU, _ side: inout Side,
+        memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Found
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         let landmark = search.landmark
         let counts = landmark.progress != nil && hasCounter
-        guard try isSettled(&cpu) else { return .missed("the exit before it goes on") }
+        var armed = GuestDebug.off
+        var moves = 0
+        let began = HostThread.ownNanoseconds()
         // SAFETY: the page's registers do not change before the next run.
         let first = unsafe cpu.systemRegistersPointer.pointee
         let address = PageWalk.linearRIP(landmark.registers.rip, system: first)
@@ -118,16 +136,22 @@ extension RunLoop {
             let registers = unsafe cpu.registersPointer.pointee
             search.notePlace(registers, count: count)
             if search.matches(registers) {
-                switch try whole(&search, &armed, &cpu, memory) {
-                case .found: return .found
-                case .missed(let reason): return .missed(reason)
-                case .stopped(let reason): return .stopped(reason)
-                case nil: break
+                if search.isElsewhere(count: count) {
+                    search.noteRejectedHit(nil)
+                } else if let found = try whole(&search, &armed, &cpu, memory) {
+                    return found
                 }
+            }
+            moves += 1
+            if moves % Self.movesBetweenLooks == 0,
+                HostThread.ownNanoseconds() &- began > LandmarkSearch.budgetNanoseconds
+            {
+                try disarm(&armed, &cpu)
+                return .exhausted(Self.exhausted)
             }
             // SAFETY: the page's registers do not change before the next run.
             let system = unsafe cpu.systemRegistersPointer.pointee
-            let isRing3 = usesRing3Stops && counts && system.cpl == 3
+            let isRing3 = usesRing3Stops && system.cpl == 3
             var move = search.next(
                 count: count, isAtBreakpoint: isAtBreakpoint, isFlat: system.mode == .long,
                 isRing3: isRing3)
@@ -149,7 +173,7 @@ extension RunLoop {
                 guard try isSettled(&cpu) else { return .missed("an exit comes before it") }
                 try disarm(&armed, &cpu)
                 let found = try runInRing3(
-                    to: stopsThere ? landmark.registers.rip : nil, &cpu, memory)
+                    to: stopsThere ? landmark.registers.rip : nil, since: began, &cpu, memory)
                 if let found { return found }
                 isAtBreakpoint = false
                 continue
@@ -162,7 +186,7 @@ extension RunLoop {
             if case .coast(let nanoseconds, _) = move {
                 try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: nanoseconds) }
             }
-            let began = HostThread.monotonicNanoseconds()
+            let entered = HostThread.monotonicNanoseconds()
             let result = try kvm { () throws(KVMError) in try cpu.run() }
             isAtBreakpoint = false
             switch result {
@@ -184,7 +208,7 @@ extension RunLoop {
                 // A slice that the breakpoint cut short says nothing of the kick.
                 if isAtBreakpoint, now == count { continue }
                 search.noteCoast(
-                    nanoseconds: HostThread.monotonicNanoseconds() &- began,
+                    nanoseconds: HostThread.monotonicNanoseconds() &- entered,
                     instructions: now &- (count ?? now), wasInRing3: isRing3)
             }
         }
@@ -197,14 +221,15 @@ extension RunLoop {
     ) throws(ExecutionError) -> Found? {
         let landmark = search.landmark
         guard try isSettled(&cpu) else { return .missed("an exit comes at it") }
-        // SAFETY: the page's registers do not change before the next run.
-        let registers = unsafe cpu.registersPointer.pointee
-        let state = try kvm { () throws(KVMError) in
-            try Self.wholeState(&cpu, registers, memory)
+        let state = try kvm { () throws(KVMError) in try MachineState(&cpu, memory) }
+        guard state.digest == landmark.state else {
+            search.noteRejectedHit(
+                LandmarkDifference(
+                    landmark.parts, state,
+                    changedPages: isPagesMarked ? cpu.changedPages() : nil))
+            return nil
         }
-        let isWhole = state == landmark.state
-        search.noteHit(isWhole: isWhole)
-        guard isWhole else { return nil }
+        search.noteHit()
         try disarm(&armed, &cpu)
         try kvm { () throws(KVMError) in
             try cpu.restoreFlags(landmark.registers[.rflags])
@@ -213,98 +238,6 @@ extension RunLoop {
             return .missed("the CPU would not take the interrupt there")
         }
         return .found
-    }
-
-    /// Runs ring 3 to a place of its code, or to where it enters ring 0; nil: it stands there.
-    private mutating func runInRing3<CPU: Processor & ~Copyable>(
-        to rip: UInt64?, _ cpu: inout CPU, _ memory: borrowing GuestMemory
-    ) throws(ExecutionError) -> Found? {
-        var stops = Ring3Stops()
-        try kvm { () throws(KVMError) in try stops.park(&cpu) }
-        let stop: Ring3Stops.Stop?
-        do throws(ExecutionError) {
-            stop = try runInRing3(to: rip, &stops, &cpu, memory)
-        } catch {
-            try stops.unpark(&cpu, memory)
-            throw error
-        }
-        try stops.unpark(&cpu, memory)
-        try kvm { () throws(KVMError) in
-            try cpu.armKick(nanoseconds: 0)
-            _ = cpu.acknowledgeKick()
-        }
-        switch stop {
-        case .kicked: return .missed("ring 3 runs on and on without coming to it")
-        case .breakpoint, .stepped: return nil
-        case .raised(let vector): return try enterRing0(vector, &cpu, memory)
-        case .exit(let exit): return .missed("the guest exits before it (\(exit.reason.name))")
-        case nil: return .stopped(self.stop.reason ?? .user)
-        }
-    }
-
-    private mutating func runInRing3<CPU: Processor & ~Copyable>(
-        to rip: UInt64?, _ stops: inout Ring3Stops, _ cpu: inout CPU,
-        _ memory: borrowing GuestMemory
-    ) throws(ExecutionError) -> Ring3Stops.Stop? {
-        // SAFETY: the page's registers do not change before the next run.
-        let system = unsafe cpu.systemRegistersPointer.pointee
-        try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: Self.ring3Bound + 1) }
-        if let rip { _ = try stops.plant(rip, system: system, memory: memory) }
-        // It stands at the very place already, in another state: on to the next time.
-        var isStep = unsafe system.cpl == 3 && cpu.registersPointer.pointee.rip == rip
-        let began = HostThread.monotonicNanoseconds()
-        while true {
-            let stop =
-                isStep ? try stops.step(&cpu, memory) : try stops.run(&cpu, memory)
-            midFlight.ring3Stops += 1
-            switch stop {
-            case .stepped:
-                isStep = false
-                // In a loop of one instruction, or a REP.
-                if unsafe cpu.registersPointer.pointee.rip == rip { return stop }
-            case .breakpoint, .raised: return stop
-            case .exit(let exit):
-                if Self.isUncounted(exit) { continue }
-                return stop
-            case .kicked:
-                _ = cpu.acknowledgeKick()
-                if self.stop.reason != nil, self.stop.isInsistent { return nil }
-                if HostThread.monotonicNanoseconds() &- began > Self.ring3Bound { return stop }
-            }
-        }
-    }
-
-    /// Lets ring 3 raise its exception, and runs to the first instruction of the handler.
-    private func enterRing0<CPU: Processor & ~Copyable>(
-        _ vector: UInt8, _ cpu: inout CPU, _ memory: borrowing GuestMemory
-    ) throws(ExecutionError) -> Found? {
-        // SAFETY: the page's registers do not change before the next run.
-        let system = unsafe cpu.systemRegistersPointer.pointee
-        guard let handler = PageWalk.handler(of: vector, system: system, memory: memory) else {
-            return .missed("ring 3 raises exception \(vector), for which there is no handler")
-        }
-        guard try isSettled(&cpu) else { return .missed("an exit comes before it") }
-        try kvm { () throws(KVMError) in
-            try cpu.setGuestDebug(
-                GuestDebug(breakpoints: [.init(GuestVirtualAddress(handler))]))
-        }
-        var found: Found?
-        run: while true {
-            switch try kvm({ () throws(KVMError) in try cpu.run() }) {
-            case .interrupted:
-                _ = cpu.acknowledgeKick()
-                guard let reason = stop.reason, stop.isInsistent else { continue }
-                found = .stopped(reason)
-                break run
-            case .exit(.debug): break run
-            case .exit(let exit):
-                if Self.isUncounted(exit) { continue }
-                return .missed("the guest exits before it (\(exit.reason.name))")
-            }
-        }
-        guard try isSettled(&cpu) else { return .missed("an exit comes before it") }
-        try kvm { () throws(KVMError) in try cpu.setGuestDebug(.off) }
-        return found
     }
 
     private func disarm<CPU: Processor & ~Copyable>(

@@ -1,6 +1,5 @@
-internal import KVM
-public import Machine
-public import Trace
+internal import Machine
+internal import Trace
 
 /// How a replay finds a landmark again: which move is next, as a function of what was seen.
 ///
@@ -8,6 +7,9 @@ public import Trace
 /// is far, in slices far shorter than it needs to get there. Near it, and all the way where the
 /// place is not hot or there is no counter, a hardware breakpoint stands at the landmark's RIP, and
 /// a miss is stepped over (RF is not honoured everywhere; KVM-FACTS).
+///
+/// A guest that was let run too far is put back to where the search began, and searched again with
+/// care (``beginAgain()``): in short slices, then step by step, and whatever the counter says.
 struct LandmarkSearch: Sendable {
     /// What to do next.
     enum Move: Equatable, Sendable {
@@ -36,6 +38,11 @@ struct LandmarkSearch: Sendable {
     /// Breakpoint hits on the way after which the place counts as hot, and the guest coasts without
     /// the breakpoint until it is near.
     private static let hotHits: UInt64 = 4
+    /// The same in a search with care.
+    private static let carefulInstructions: UInt64 = 4096
+    /// What a search may take of a host CPU, in ring 3 and where nothing counts: nothing else tells
+    /// there that the place is behind. In seconds many times what any search was seen to need.
+    static let budgetNanoseconds: UInt64 = 60_000_000_000
     /// How far the counter may be past the landmark before it is given up.
     static let slackInstructions: UInt64 = 64
     /// A shorter slice ends before the guest is entered: it is not worth the kick.
@@ -64,6 +71,10 @@ struct LandmarkSearch: Sendable {
     private(set) var steps: UInt64 = 0
     /// Times the guest coasted.
     private(set) var coasts: UInt64 = 0
+    /// This is the second search, with care.
+    private(set) var isCareful = false
+    /// How the nearest of the rejected hits differed.
+    private(set) var difference: LandmarkDifference?
     /// Registers of the place that was nearest by count, or the last one.
     private(set) var nearest: GeneralRegisters?
     private var nearestDistance = UInt64.max
@@ -85,10 +96,31 @@ struct LandmarkSearch: Sendable {
         return true
     }
 
-    /// The registers matched; whether the whole state did.
-    mutating func noteHit(isWhole: Bool) {
+    /// The registers matched, and the whole state did.
+    mutating func noteHit() { hits += 1 }
+
+    /// The registers matched, and the count or the rest of the state did not.
+    mutating func noteRejectedHit(_ difference: LandmarkDifference?) {
         hits += 1
-        if !isWhole { rejectedHits += 1 }
+        rejectedHits += 1
+        guard let difference, difference.weight < self.difference?.weight ?? .max else { return }
+        self.difference = difference
+    }
+
+    /// Whether the counter says that this cannot be the place, whatever the registers are.
+    func isElsewhere(count: UInt64?) -> Bool {
+        guard !isCareful, let count, let target = landmark.progress else { return false }
+        return count != target
+    }
+
+    /// The guest is back where the search began.
+    mutating func beginAgain() {
+        isCareful = true
+        nearestDistance = .max
+        lastCount = nil
+        movesAtCount = 0
+        forcedSteps = 0
+        earlyHits = 0
     }
 
     /// Remembers where the guest stood when it came nearest.
@@ -129,7 +161,8 @@ struct LandmarkSearch: Sendable {
         count: UInt64?, isAtBreakpoint: Bool, isFlat: Bool = true, isRing3: Bool = false
     ) -> Move {
         guard let target = landmark.progress, let count else {
-            return isAtBreakpoint ? step() : .runToBreakpoint
+            if isRing3 { return .runInRing3(stopsThere: mayBeInRing3) }
+            return isAtBreakpoint || isCareful || !isFlat ? step() : .runToBreakpoint
         }
         movesAtCount = count == lastCount ? movesAtCount + 1 : 0
         lastCount = count
@@ -149,6 +182,7 @@ struct LandmarkSearch: Sendable {
         let left = target - count
         if isAtBreakpoint, left > Self.guardedInstructions { earlyHits += 1 }
         if isAtBreakpoint || left <= Self.steppedInstructions { return step() }
+        if isCareful, left <= Self.carefulInstructions { return step() }
         if forcedSteps > 0 {
             forcedSteps -= 1
             return step()
@@ -160,13 +194,16 @@ struct LandmarkSearch: Sendable {
         let free = min(left - Self.guardedInstructions / 2, 1 << 32)
         let slice = free * nanosecondsPerInstruction * 2 / 3
         return .coast(
-            nanoseconds: max(slice, Self.shortestSlice),
-            isGuarded: isFlat && earlyHits < Self.hotHits)
+            nanoseconds: max(isCareful ? slice / 4 : slice, Self.shortestSlice),
+            isGuarded: isFlat && !isCareful && earlyHits < Self.hotHits)
     }
 
     /// The next move where the guest is about to return to ring 3, which KVM's steps do not reach.
     mutating func returnToRing3(count: UInt64?) -> Move {
-        guard let target = landmark.progress, let count, count < target else { return .giveUp }
+        guard let target = landmark.progress, let count else {
+            return .runInRing3(stopsThere: mayBeInRing3)
+        }
+        guard count < target else { return .giveUp }
         // The return counts one.
         return .runInRing3(stopsThere: target - count == 1 && mayBeInRing3)
     }
@@ -175,73 +212,4 @@ struct LandmarkSearch: Sendable {
         steps += 1
         return .step
     }
-}
-
-/// A landmark that a replay did not find.
-public struct LandmarkMiss: Sendable {
-    /// The exit before the landmark.
-    public var exitNumber: UInt64
-    /// The landmark.
-    public var landmark: Landmark
-    /// What ended the search.
-    public var reason: String
-    /// Where the guest stood at last, or nearest to the landmark by count.
-    public var registers: GeneralRegisters
-    /// The progress counter at last, where there is one.
-    public var progress: UInt64?
-    /// Places with the landmark's registers.
-    public var hits: UInt64
-    /// Of those, the ones at which memory or other state differed.
-    public var rejectedHits: UInt64
-
-    /// What happened, and what kept the place from matching; a clause a line.
-    public var lines: [String] {
-        var lines = ["the interrupt in mid-flight finds no place: \(reason)"]
-        let counter = zip2(landmark.progress, progress).map {
-            "; instruction counter recorded \($0), at last \($1)"
-        }
-        lines.append(
-            "places with its registers: \(hits), with other memory or state: \(rejectedHits)"
-                + (counter ?? ""))
-        for register in Register.allCases {
-            var difference = registers[register] ^ landmark.registers[register]
-            if register == .rflags { difference &= ~LandmarkSearch.maskedFlags }
-            guard difference != 0 else { continue }
-            lines.append(
-                "nearest place: \(register.name) recorded 0x"
-                    + String(landmark.registers[register], radix: 16) + ", replayed 0x"
-                    + String(registers[register], radix: 16))
-        }
-        return lines
-    }
-
-    private func zip2(_ a: UInt64?, _ b: UInt64?) -> (UInt64, UInt64)? {
-        guard let a, let b else { return nil }
-        return (a, b)
-    }
-}
-
-/// What interrupts in mid-flight took.
-public struct MidFlightCounts: Equatable, Sendable {
-    /// Interrupts injected in mid-flight.
-    public var landmarks: UInt64 = 0
-    /// Of those, the ones injected in ring 3 (known while recording).
-    public var landmarksInRing3: UInt64 = 0
-    /// Stops in ring 3, on hosts where they are made by the guest's own exceptions.
-    public var ring3Stops: UInt64 = 0
-    /// Recording: places that were not allowed.
-    public var refusedPlaces: UInt64 = 0
-    /// Of those, the ones in ring 3.
-    public var refusedInRing3: UInt64 = 0
-    /// Replay: places with a landmark's registers.
-    public var hits: UInt64 = 0
-    /// Replay: of those, the ones whose memory or other state differed.
-    public var rejectedHits: UInt64 = 0
-    /// Replay: instructions stepped.
-    public var steps: UInt64 = 0
-    /// Replay: times the guest coasted.
-    public var coasts: UInt64 = 0
-
-    /// None.
-    public init() {}
 }

@@ -273,15 +273,15 @@ public struct LiveWorld: World, ~Copyable {
     /// None: an interrupt in mid-flight is injected where a kick finds the guest.
     public mutating func landmark() throws(ExecutionError) -> Landmark? { nil }
 
-    /// Cannot be.
-    public mutating func missed(_ miss: LandmarkMiss) {}
-
-    /// There is none.
+    /// No.
     @inline(__always)
     public var isLeavingTape: Bool { false }
 
-    /// Cannot be.
+    /// Nothing comes of it.
     public mutating func leaveTape() throws(ExecutionError) {}
+
+    /// Cannot be.
+    public mutating func missed(_ miss: LandmarkMiss) {}
 
     /// When an interrupt that waits, or that the next deadline raises, has waited long enough.
     /// Under a virtual clock, with which a run is to be the same every time, nothing is injected:

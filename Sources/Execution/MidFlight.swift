@@ -8,9 +8,9 @@ internal import Trace
 ///
 /// None of this runs while no interrupt waits.
 extension RunLoop {
-    /// Bits of RFLAGS with which no landmark may stand: TF, and RF, which a REP that was cut short
-    /// carries.
-    private static let refusedFlags: UInt64 = resumeFlag | 1 << 8
+    /// RFLAGS.TF and RF (Intel SDM vol. 1, 3.4.3). No landmark may stand where either is set: a REP
+    /// that was cut short carries RF.
+    private static let trapFlag: UInt64 = 1 << 8
     private static let resumeFlag: UInt64 = 1 << 16
     /// The first wait after a place that was not allowed; doubled from time to time.
     private static let retryNanoseconds: UInt64 = 20_000
@@ -49,14 +49,15 @@ extension RunLoop {
         }
         if !Side.isListening {
             try refresh(&cpu)
-            return try injectUnrecorded(&cpu, &side)
         }
         // SAFETY: the page's registers do not change before the next run.
         let isRing3 = unsafe cpu.systemRegistersPointer.pointee.cpl == 3
-        var isPlace = try isAllowedPlace(&cpu, isRing3: isRing3)
-        if isPlace, isRing3, usesRing3Stops {
+        // What nobody listens to nobody will have to find again.
+        var isPlace = try takesInterrupt(&cpu)
+        if Side.isListening, isPlace { isPlace = isFindable(cpu, isRing3: isRing3) }
+        if Side.isListening, isPlace, isRing3, usesRing3Stops {
             switch try findColdPlace(&cpu, &side, memory: memory) {
-            case .here: isPlace = try isAllowedPlace(&cpu, isRing3: true)
+            case .here: isPlace = try takesInterrupt(&cpu)
             case .leftRing3: isPlace = false
             case .exited(let outcome): return outcome
             case .stopped(let reason): return .stopped(reason, isInMidFlight: true)
@@ -67,28 +68,43 @@ extension RunLoop {
             if isRing3 { midFlight.refusedInRing3 += 1 }
             attempts += 1
             // Where none is found in ring 0 within the bound, the next exit arms the timer again.
-            if isRing3, !isRing3Found, attempts > Self.ring3Attempts { return nil }
+            if Side.isListening, isRing3, !isRing3Found, attempts > Self.ring3Attempts { return nil }
             try armRetry(&cpu)
             return nil
         }
         attempts = 0
-        let landmark = try kvm { () throws(KVMError) in
-            // SAFETY: the page's registers do not change before the next run.
-            let registers = unsafe cpu.registersPointer.pointee
-            return Landmark(
-                registers: registers, state: try Self.wholeState(&cpu, registers, memory),
-                progress: hasCounter ? try cpu.progress() : nil)
-        }
-        let vector = try side.acknowledgeInterrupt()
-        guard
-            try side.interruption(
-                Interruption(.external, vector: vector, landmark: landmark))
-        else { return .endedByListener }
-        try kvm { () throws(KVMError) in try cpu.interrupt(vector: vector) }
-        midFlight.landmarks += 1
+        let landmark =
+            Side.isListening
+            ? try kvm { () throws(KVMError) in try self.landmark(&cpu, memory) } : nil
+        guard try inject(landmark, &cpu, &side) else { return .endedByListener }
         if isRing3 { midFlight.landmarksInRing3 += 1 }
         if let delay = try side.kickDelay() { try armKick(&cpu, nanoseconds: delay) }
         return nil
+    }
+
+    /// The place where the machine stands, which must be settled.
+    private mutating func landmark<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(KVMError) -> Landmark {
+        let state = try MachineState(&cpu, memory)
+        let changed = isPagesMarked ? cpu.changedPages() : nil
+        cpu.markPages()
+        isPagesMarked = true
+        return state.landmark(
+            progress: hasCounter ? try cpu.progress() : nil, changedPages: changed)
+    }
+
+    /// Gives the CPU the interrupt that the world has, between two exits; false: the listener ends.
+    mutating func inject<CPU, Side>(
+        _ landmark: Landmark?, _ cpu: inout CPU, _ side: inout Side
+    ) throws(ExecutionError) -> Bool
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        let vector = try side.acknowledgeInterrupt()
+        let interruption = Interruption(.external, vector: vector, landmark: landmark)
+        guard try side.interruption(interruption) else { return false }
+        try kvm { () throws(KVMError) in try cpu.interrupt(vector: vector) }
+        midFlight.landmarks += 1
+        return true
     }
 
     /// Looks again a little later; later still after many attempts.
@@ -99,47 +115,29 @@ extension RunLoop {
         try armKick(&cpu, nanoseconds: Self.retryNanoseconds << UInt64(doublings))
     }
 
-    /// Whether an interrupt may be injected where the CPU stands, and a replay can find the place.
-    private func isAllowedPlace<CPU: Processor & ~Copyable>(
-        _ cpu: inout CPU, isRing3: Bool
+    /// Whether the CPU would take an interrupt where it stands, and nothing else is under way.
+    private func takesInterrupt<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU
     ) throws(ExecutionError) -> Bool {
         // SAFETY: the page's registers do not change before the next run.
-        var flags = unsafe cpu.registersPointer.pointee[.rflags]
-        if isRing3 {
-            // (A code segment elsewhere than at 0 is nothing that today's ring 3 has.)
-            guard isRing3Found, unsafe cpu.systemRegistersPointer.pointee[.cs].base == 0 else {
-                return false
-            }
-            // A kick's: the search for a cold place leaves a REP behind.
-            if usesRing3Stops { flags &= ~Self.resumeFlag }
-        }
-        guard flags & (Self.refusedFlags | Self.interruptFlag) == Self.interruptFlag,
-            cpu.isReadyForInterrupt
-        else { return false }
+        let flags = unsafe cpu.registersPointer.pointee[.rflags]
+        guard flags & Self.interruptFlag != 0, cpu.isReadyForInterrupt else { return false }
         return try kvm { () throws(KVMError) in try cpu.isQuiet() }
     }
 
-    /// Injects an interrupt that nobody will have to find again: wherever the CPU takes it.
-    private mutating func injectUnrecorded<CPU, Side>(
-        _ cpu: inout CPU, _ side: inout Side
-    ) throws(ExecutionError) -> LoopOutcome?
-    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+    /// Whether a replay can find the place where the CPU stands.
+    private func isFindable<CPU: Processor & ~Copyable>(
+        _ cpu: borrowing CPU, isRing3: Bool
+    ) -> Bool {
         // SAFETY: the page's registers do not change before the next run.
         let flags = unsafe cpu.registersPointer.pointee[.rflags]
-        var isTaken = flags & Self.interruptFlag != 0 && cpu.isReadyForInterrupt
-        if isTaken { isTaken = try kvm { () throws(KVMError) in try cpu.isQuiet() } }
-        guard isTaken else {
-            midFlight.refusedPlaces += 1
-            attempts += 1
-            try armRetry(&cpu)
-            return nil
+        guard isRing3 else { return flags & (Self.trapFlag | Self.resumeFlag) == 0 }
+        // (A code segment elsewhere than at 0 is nothing that today's ring 3 has.)
+        guard isRing3Found, unsafe cpu.systemRegistersPointer.pointee[.cs].base == 0 else {
+            return false
         }
-        attempts = 0
-        let vector = try side.acknowledgeInterrupt()
-        try kvm { () throws(KVMError) in try cpu.interrupt(vector: vector) }
-        midFlight.landmarks += 1
-        if let delay = try side.kickDelay() { try armKick(&cpu, nanoseconds: delay) }
-        return nil
+        // A kick's: the search for a cold place leaves a REP behind.
+        return flags & (usesRing3Stops ? Self.trapFlag : Self.trapFlag | Self.resumeFlag) == 0
     }
 
     /// Has the world judge how long the guest has made no exit.
@@ -152,38 +150,5 @@ extension RunLoop {
         let flags = unsafe cpu.registersPointer.pointee.rflags
         return try side.silence(
             exitCount: exitCount, progress: progress, canWake: flags & Self.interruptFlag != 0)
-    }
-
-    /// The digest of everything that decides what the guest does next: registers, the CPU's other
-    /// state, and RAM.
-    static func wholeState<CPU: Processor & ~Copyable>(
-        _ cpu: inout CPU, _ registers: GeneralRegisters, _ memory: borrowing GuestMemory
-    ) throws(KVMError) -> Digest128 {
-        try wholeState(&cpu, registers, memory: cpu.memoryDigest(memory))
-    }
-
-    /// The same, the digest of RAM being known.
-    static func wholeState<CPU: Processor & ~Copyable>(
-        _ cpu: inout CPU, _ registers: GeneralRegisters, memory ram: Digest128
-    ) throws(KVMError) -> Digest128 {
-        let rest = try cpu.stateDigest()
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(32 + Register.allCases.count * 8)
-        for register in Register.allCases {
-            var value = registers[register]
-            if register == .rflags { value &= ~LandmarkSearch.maskedFlags }
-            bytes.append(word: value)
-        }
-        for half in [rest.low, rest.high, ram.low, ram.high] { bytes.append(word: half) }
-        return Digest128(of: bytes)
-    }
-}
-
-extension [UInt8] {
-    /// A number, little-endian.
-    mutating func append(word: UInt64) {
-        for shift in 0..<8 {
-            append(UInt8(truncatingIfNeeded: word >> UInt64(shift * 8)))
-        }
     }
 }

@@ -73,6 +73,16 @@ public protocol Processor: ~Copyable {
     mutating func setStandingBreakpoint(_ address: GuestVirtualAddress?) throws(KVMError)
     /// The digest of all of RAM.
     mutating func memoryDigest(_ memory: borrowing GuestMemory) throws(KVMError) -> Digest128
+    /// The pages that hold something else than when ``markPages()`` was last called, by ascending
+    /// number, as of the last ``memoryDigest(_:)``; of hash 0 where they are all zero.
+    func changedPages() -> [MemoryDigest.Page]
+    /// Remembers what the pages hold, as of the last ``memoryDigest(_:)``.
+    mutating func markPages()
+    /// Keeps the whole machine as it stands, in place of what was kept before.
+    mutating func keepPlace(_ memory: borrowing GuestMemory) throws(ExecutionError)
+    /// Puts the machine back to where it was kept, whatever it is doing, and disarms what stops it;
+    /// false where nothing was kept.
+    mutating func returnToPlace(_ memory: borrowing GuestMemory) throws(ExecutionError) -> Bool
     /// Arms breakpoints and steps in the guest's place.
     mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError)
     /// Puts RFLAGS back as it was recorded, RF included.
@@ -95,6 +105,8 @@ public protocol Processor: ~Copyable {
     mutating func setDebugStatus(_ value: UInt64) throws(KVMError)
     /// Takes so many instructions off ``progress()``.
     mutating func discountProgress(_ count: UInt64) throws(KVMError)
+    /// Whether an interrupt or exception is on its way into the guest; to be asked when settled.
+    mutating func hasEventUnderWay() throws(KVMError) -> Bool
     /// The exception behind a shutdown; to be asked right after it.
     mutating func raisedException() throws(KVMError) -> UInt8
     /// Where SYSCALL goes; nil where nothing says. To be asked when settled.

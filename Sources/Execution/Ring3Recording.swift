@@ -70,7 +70,8 @@ extension RunLoop {
             let entered = HostThread.timestamp()
             let began = HostThread.ownNanoseconds()
             var stop = try stops.run(&cpu, memory)
-            guestNanoseconds &+= HostThread.ownNanoseconds() &- began
+            let took = HostThread.ownNanoseconds() &- began
+            guestNanoseconds &+= coldPlaces.guestTime(of: took)
             midFlight.ring3Stops += 1
             if case .breakpoint = stop {
                 // SAFETY: as above.
@@ -156,18 +157,15 @@ extension RunLoop {
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         guard !Self.isUncounted(exit) else { return nil }
+        if case .debug(let stop) = exit, try passes(stop.pc, &cpu, &side, memory: memory) {
+            return nil
+        }
         if let outcome = try take(
             RunStep(exit, other: &other), &cpu, &side, memory: memory, entered: entered,
             returned: HostThread.timestamp())
         {
             return outcome
         }
-        if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
-            return outcome
-        }
-        if !isKickArmed, let delay = try side.kickDelay() {
-            try armKick(&cpu, nanoseconds: delay)
-        }
-        return nil
+        return try afterExit(&cpu, &side, memory: memory)
     }
 }

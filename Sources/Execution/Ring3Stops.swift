@@ -111,16 +111,34 @@ struct Ring3Stops {
         do throws(GuestError) { try memory.write(place, [byte][...]) } catch { throw .guest(error) }
     }
 
+    /// How long after a kick that came together with an exception another takes its place.
+    private static let kickAgainNanoseconds: UInt64 = 20_000
+
     /// Runs ring 3 to its next stop; the table must be parked.
+    ///
+    /// A kick can find an exception on its way: raised, and not yet come out as a shutdown. The guest
+    /// stands behind our INT3 or step then, and would be given the exception once the table is back
+    /// in force, or run on without it: it is let come out first.
     func run<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ memory: borrowing GuestMemory, isStep: Bool = false
     ) throws(ExecutionError) -> Stop {
-        let result = try kvm { () throws(KVMError) in try cpu.run() }
+        var result = try kvm { () throws(KVMError) in try cpu.run() }
+        while case .interrupted = result {
+            guard try kvm({ () throws(KVMError) in try cpu.hasEventUnderWay() }) else {
+                return .kicked
+            }
+            _ = cpu.acknowledgeKick()
+            try kvm { () throws(KVMError) in
+                try cpu.armKick(nanoseconds: Self.kickAgainNanoseconds)
+                result = try cpu.run()
+            }
+        }
         guard case .exit(let exit) = result else { return .kicked }
         guard case .shutdown = exit else { return .exit(exit) }
         return try kvm { () throws(KVMError) in
             let stop = try stop(&cpu, memory, isStep: isStep)
-            if case .raised = stop { try discount(&cpu) }
+            // A trap that the guest set itself would not be raised again by the same instruction.
+            if case .raised(let vector) = stop, vector != Self.debugVector { try discount(&cpu) }
             return stop
         }
     }

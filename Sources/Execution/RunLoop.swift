@@ -57,6 +57,8 @@ public struct RunLoop: ~Copyable {
     var nextSyscallLook: UInt64 = 0
     /// The step over the handler's first instruction that is under way.
     var handlerStep: StepTrace?
+    /// Which pages changed is kept since the landmark before.
+    var isPagesMarked = false
     /// What is known of where landmarks in ring 3 may stand.
     var coldPlaces = ColdPlaceSearch()
     /// What interrupts in mid-flight took so far.
@@ -137,22 +139,32 @@ public struct RunLoop: ~Copyable {
             {
                 return outcome
             }
-            if mendsSyscall {
-                try watchSyscalls(&cpu, isListenedTo: Side.isListening, memory: memory)
-            }
-            if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
-                return outcome
-            }
-            if !isKickArmed, let delay = try side.kickDelay() {
-                try armKick(&cpu, nanoseconds: delay)
-            }
-            try watchCode(&cpu, &side, memory: memory)
+            if let outcome = try afterExit(&cpu, &side, memory: memory) { return outcome }
         }
+    }
+
+    /// What is looked for after each exit that was dealt with.
+    @inline(__always)
+    mutating func afterExit<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> LoopOutcome?
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        if mendsSyscall {
+            try watchSyscalls(&cpu, isListenedTo: Side.isListening, memory: memory)
+        }
+        if try side.hasInterrupt(), let outcome = try deliver(&cpu, &side, memory: memory) {
+            return outcome
+        }
+        if !isKickArmed, let delay = try side.kickDelay() {
+            try armKick(&cpu, nanoseconds: delay)
+        }
+        try watchCode(&cpu, &side, memory: memory)
+        return nil
     }
 
     /// A breakpoint or step of ours came to nothing: it is no exit.
     @inline(never)
-    private mutating func passes<CPU, Side>(
+    mutating func passes<CPU, Side>(
         _ place: GuestVirtualAddress, _ cpu: inout CPU, _ side: inout Side,
         memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Bool
@@ -359,6 +371,7 @@ public struct RunLoop: ~Copyable {
             exceptionCount = newValue.exceptionCount
             finder.memory = newValue.sites
             unansweredExit = nil
+            isPagesMarked = false
         }
     }
 

@@ -309,11 +309,11 @@ public struct Tape: World, RunListener, ~Copyable {
         _ listener: inout Listener
     ) throws(ExecutionError) {}
 
-    /// Nobody leaves a tape that is replayed.
+    /// No.
     @inline(__always)
     public var isLeavingTape: Bool { false }
 
-    /// Cannot be.
+    /// Nothing comes of it.
     public mutating func leaveTape() throws(ExecutionError) {}
 
     /// Keeps what was missed for the report.

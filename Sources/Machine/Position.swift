@@ -86,32 +86,3 @@ extension Position: LosslessStringConvertible {
         return UInt64(text)
     }
 }
-
-/// Where to go in a recorded run.
-public enum Destination: Equatable, Sendable {
-    /// A position of the run; it may be beyond the end.
-    case position(Position)
-    /// The end of the recording.
-    case end
-}
-
-extension Destination: LosslessStringConvertible {
-    /// `end`, or a position: what ``init(_:)`` takes.
-    public var description: String {
-        switch self {
-        case .position(let position): position.description
-        case .end: "end"
-        }
-    }
-
-    /// Reads a destination; nil where the text is none.
-    public init?(_ text: String) {
-        if text == "end" {
-            self = .end
-        } else if let position = Position(text) {
-            self = .position(position)
-        } else {
-            return nil
-        }
-    }
-}

@@ -159,16 +159,41 @@ public struct Landmark: Equatable, Sendable {
     public var progress: UInt64?
     /// Instructions since the exit before, where they were counted.
     public var instructions: UInt64?
+    /// What tells why a place is not the landmark's; nil in traces of earlier versions.
+    public var parts: LandmarkParts?
 
     /// Makes a landmark.
     public init(
         registers: GeneralRegisters, state: Digest128, progress: UInt64? = nil,
-        instructions: UInt64? = nil
+        instructions: UInt64? = nil, parts: LandmarkParts? = nil
     ) {
         self.registers = registers
         self.state = state
         self.progress = progress
         self.instructions = instructions
+        self.parts = parts
+    }
+}
+
+/// What a landmark's state is made of beside registers: a replay that does not find the landmark
+/// tells by it what differs.
+public struct LandmarkParts: Equatable, Sendable {
+    /// How many pages are told at most: those of the lowest numbers.
+    public static let pageLimit = 64
+
+    /// The low half of the digest of the CPU's other state.
+    public var processor: UInt64
+    /// The low half of the digest of RAM.
+    public var memory: UInt64
+    /// The pages that hold something else than at the landmark before, by ascending number; of hash
+    /// 0 where all zero now. Nil at the first landmark, where nobody knows.
+    public var pages: [MemoryDigest.Page]?
+
+    /// Makes them of their values; of more pages than the limit the first are kept.
+    public init(processor: UInt64, memory: UInt64, pages: [MemoryDigest.Page]?) {
+        self.processor = processor
+        self.memory = memory
+        self.pages = pages.map { Array($0.prefix(Self.pageLimit)) }
     }
 }
 

@@ -78,15 +78,15 @@ public struct MemoryDigest: Equatable, Sendable {
     }
 
     /// Replaces what is known of one page; nil: it is all zero now.
-    public mutating func replace(pageNumber: UInt64, with page: Page?) {
+    ///
+    /// - Returns: The hash that the page had; 0 where it was all zero.
+    @discardableResult
+    public mutating func replace(pageNumber: UInt64, with page: Page?) -> UInt64 {
         precondition(page == nil || page?.number == pageNumber)
-        var low = 0
-        var high = pages.count
-        while low < high {
-            let middle = (low + high) / 2
-            if pages[middle].number < pageNumber { low = middle + 1 } else { high = middle }
-        }
+        let low = firstIndex(from: pageNumber)
+        var before: UInt64 = 0
         if low < pages.count, pages[low].number == pageNumber {
+            before = pages[low].hash
             digest.subtract(pages[low].term)
             if let page {
                 pages[low] = page
@@ -98,6 +98,24 @@ public struct MemoryDigest: Equatable, Sendable {
             pages.insert(page, at: low)
             digest.add(page.term)
         }
+        return before
+    }
+
+    /// The hash of a page; 0 where it is all zero.
+    public func hash(ofPage number: UInt64) -> UInt64 {
+        let index = firstIndex(from: number)
+        return index < pages.count && pages[index].number == number ? pages[index].hash : 0
+    }
+
+    /// The index of the first page of this number or a higher one.
+    private func firstIndex(from number: UInt64) -> Int {
+        var low = 0
+        var high = pages.count
+        while low < high {
+            let middle = (low + high) / 2
+            if pages[middle].number < number { low = middle + 1 } else { high = middle }
+        }
+        return low
     }
 
     /// The pages in which two digests differ, by ascending number.

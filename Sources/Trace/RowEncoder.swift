@@ -292,7 +292,7 @@ public struct RowEncoder: ~Copyable {
     public mutating func interruption(
         _ interruption: Interruption, vCPU: UInt8 = 0, into destination: UnsafeMutableRawPointer
     ) -> Int {
-        // SAFETY: the caller has room for a row, and this one is at most 200 bytes.
+        // SAFETY: the caller has room for a row, and this one is at most 1300 bytes.
         let to = unsafe destination
         var at = unsafe begin(.interruption, vCPU, to)
         var flags: UInt8 = 0
@@ -302,6 +302,7 @@ public struct RowEncoder: ~Copyable {
         if interruption.landmark?.instructions != nil {
             flags |= InterruptionRowFlag.instructions
         }
+        if interruption.landmark?.parts != nil { flags |= InterruptionRowFlag.parts }
         unsafe to.put(interruption.kind.rawValue, at: at)
         unsafe to.put(interruption.vector, at: at + 1)
         unsafe to.put(flags, at: at + 2)
@@ -332,6 +333,19 @@ public struct RowEncoder: ~Copyable {
         if let instructions = landmark.instructions {
             unsafe to.put(instructions, at: at)
             at += 8
+        }
+        if let parts = landmark.parts {
+            unsafe to.put(parts.processor, at: at)
+            unsafe to.put(parts.memory, at: at + 8)
+            let pages = parts.pages?.prefix(LandmarkParts.pageLimit)
+            unsafe to.put(
+                pages.map { UInt16($0.count) } ?? InterruptionRowFlag.unknownPages, at: at + 16)
+            at += 18
+            for page in pages ?? [] {
+                unsafe to.put(page.number, at: at)
+                unsafe to.put(page.hash, at: at + 8)
+                at += 16
+            }
         }
         return at
     }

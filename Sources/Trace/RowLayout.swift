@@ -15,7 +15,10 @@ enum InterruptionRowFlag {
     static let landmark: UInt8 = 1 << 1
     static let progress: UInt8 = 1 << 2
     static let instructions: UInt8 = 1 << 3
-    static let all: UInt8 = 0x0F
+    static let parts: UInt8 = 1 << 4
+    static let all: UInt8 = 0x1F
+    /// In place of the number of a landmark's pages: they are not known.
+    static let unknownPages = UInt16.max
 }
 
 /// Bits of an end row's flag byte.

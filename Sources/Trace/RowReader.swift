@@ -228,7 +228,9 @@ public struct RowReader: Sendable {
         }
         let vector: UInt8 = try reader.integer()
         let flags: UInt8 = try reader.integer()
-        let needsLandmark = InterruptionRowFlag.progress | InterruptionRowFlag.instructions
+        let needsLandmark =
+            InterruptionRowFlag.progress | InterruptionRowFlag.instructions
+            | InterruptionRowFlag.parts
         guard flags & ~InterruptionRowFlag.all == 0,
             flags & InterruptionRowFlag.landmark != 0 || flags & needsLandmark == 0
         else { throw Malformed("an interruption with flags \(flags)") }
@@ -250,8 +252,30 @@ public struct RowReader: Sendable {
         if flags & InterruptionRowFlag.instructions != 0 {
             landmark.instructions = try reader.integer()
         }
+        if flags & InterruptionRowFlag.parts != 0 { landmark.parts = try parts(&reader) }
         result.landmark = landmark
         return result
+    }
+
+    private static func parts(_ reader: inout ByteReader) throws(Malformed) -> LandmarkParts {
+        var parts = LandmarkParts(
+            processor: try reader.integer(), memory: try reader.integer(), pages: nil)
+        let count: UInt16 = try reader.integer()
+        guard count != InterruptionRowFlag.unknownPages else { return parts }
+        guard Int(count) <= LandmarkParts.pageLimit else {
+            throw Malformed("a landmark with \(count) pages")
+        }
+        var pages: [MemoryDigest.Page] = []
+        for _ in 0..<count {
+            let page = MemoryDigest.Page(
+                number: try reader.integer(), hash: try reader.integer())
+            if let last = pages.last, page.number <= last.number {
+                throw Malformed("a landmark's pages are out of order")
+            }
+            pages.append(page)
+        }
+        parts.pages = pages
+        return parts
     }
 
     static func end(

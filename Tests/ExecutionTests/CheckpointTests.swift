@@ -43,10 +43,10 @@ struct CheckpointTests {
             system: machine.systemRegisters, progress: progress)
         var loop = RunLoop(behaviour: host.probe.behaviour, traps: machine.traps, stop: .init())
         // Some exits before it is taken, so that memory is not what was loaded.
-        var checkpoint = try Checkpoint(&machine)
+        var checkpoint = try Checkpoint(&machine.cpu, machine.memory)
         try advance(&machine, &loop, &tape, to: exit)
         if exit == 0 { try machine.cpu.refreshPage() }
-        try checkpoint.renew(&machine)
+        try checkpoint.renew(&machine.cpu, machine.memory)
         let place = (tape.place, loop.place)
         let before = try standing(&machine)
         #expect(before.memory == machine.memory.digest().digest)
@@ -61,7 +61,7 @@ struct CheckpointTests {
             try settle(&machine)
             let end = try standing(&machine)
             #expect(end.memory == machine.memory.digest().digest)
-            try checkpoint.restore(&machine)
+            try checkpoint.restore(&machine.cpu, machine.memory)
             tape = try Tape(
                 reader.tape(from: place.0.firstExit), file: reader.path, at: place.0,
                 progress: progress)

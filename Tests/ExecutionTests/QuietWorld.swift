@@ -33,9 +33,9 @@ extension PlainWorld where Self: ~Copyable {
         exitCount: UInt64, progress: UInt64?, canWake: Bool
     ) throws(ExecutionError) -> Ending? { nil }
     mutating func landmark() throws(ExecutionError) -> Landmark? { nil }
-    mutating func missed(_ miss: LandmarkMiss) {}
     var isLeavingTape: Bool { false }
     mutating func leaveTape() throws(ExecutionError) {}
+    mutating func missed(_ miss: LandmarkMiss) {}
     var hasArrivals: Bool { false }
     mutating func tellArrivals<Listener: RunListener & ~Copyable>(
         _ listener: inout Listener
@@ -70,9 +70,18 @@ extension PlainListener where Self: ~Copyable {
     mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool { true }
 }
 
-/// A CPU of which no instruction is completed; without a local APIC, and one that cannot be
-/// interrupted in mid-flight.
+/// A CPU of which no instruction is completed; without a local APIC, one that cannot be
+/// interrupted in mid-flight, whose memory nothing changes and that stands nowhere to go back to.
 protocol PlainCPU: Processor, ~Copyable {}
+
+extension PlainCPU where Self: ~Copyable {
+    func changedPages() -> [MemoryDigest.Page] { [] }
+    mutating func markPages() {}
+    mutating func keepPlace(_ memory: borrowing GuestMemory) throws(ExecutionError) {}
+    mutating func returnToPlace(
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Bool { false }
+}
 
 extension PlainCPU where Self: ~Copyable {
     mutating func extendedState() throws(KVMError) -> ExtendedState {

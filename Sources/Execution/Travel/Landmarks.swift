@@ -63,7 +63,7 @@ extension TimeMachine {
         }
         let memory = try machine.memoryDigest()
         let state = try kvm { () throws(KVMError) in
-            try RunLoop.wholeState(&machine.cpu, registers, memory: memory)
+            try MachineState(&machine.cpu, memory: memory).digest
         }
         guard state == landmark.state else {
             guard recorded != nil else { return .somewhereAhead }

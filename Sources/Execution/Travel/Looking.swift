@@ -85,9 +85,8 @@ extension TimeMachine {
     /// state, and RAM.
     public mutating func stateDigest() throws(ExecutionError) -> Digest128 {
         let memory = try machine.memoryDigest()
-        let registers = registers
         return try kvm { () throws(KVMError) in
-            try RunLoop.wholeState(&machine.cpu, registers, memory: memory)
+            try MachineState(&machine.cpu, memory: memory).digest
         }
     }
 

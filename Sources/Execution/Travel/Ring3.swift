@@ -160,10 +160,11 @@ extension TimeMachine {
     ) throws(ExecutionError) -> Bool {
         _ = try settle()
         let memory = try machine.memoryDigest()
-        let state = try kvm { () throws(KVMError) in
-            try RunLoop.wholeState(&machine.cpu, registers, memory: memory)
+        var state = try kvm { () throws(KVMError) in
+            try MachineState(&machine.cpu, memory: memory)
         }
-        return state == landmark.state
+        state.registers = registers
+        return state.digest == landmark.state
     }
 
     /// Does something with the interrupt table out of force.

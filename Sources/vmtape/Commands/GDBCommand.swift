@@ -64,7 +64,7 @@ struct GDBCommand: ParsableCommand {
         _ = try attempt { () throws(ExecutionError) in try Host() }
         let reader = try TraceFile.open(file)
         var server = [
-            try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.text,
+            try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.description,
             "--keyframe-memory", "\(keyframes.memory.bytes)", "--quiet",
         ]
         if keyframes.keepKeyframes { server.append("--keep-keyframes") }

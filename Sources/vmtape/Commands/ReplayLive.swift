@@ -91,7 +91,7 @@ struct ReplayLive {
 
     /// Where the tape is left; nil: nowhere.
     private var liveFrom: Position? {
-        options.liveFrom.map { $0.position(in: reader) ?? Position(exitCount: reader.exitCount) }
+        options.liveFrom.map { $0.position(inRunOf: reader.exitCount) ?? Position(exitCount: reader.exitCount) }
     }
 
     func run(_ host: borrowing Host) throws {

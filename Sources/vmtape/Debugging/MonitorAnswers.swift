@@ -43,10 +43,10 @@ enum MonitorAnswers {
         let stop: TravelStop
         do throws(ExecutionError) {
             let isInterrupted = { interrupt.isRaised }
-            switch destination {
-            case .position(let position):
+            if let position = destination.position(inRunOf: run.reader.exitCount) {
                 stop = try run.machine.seek(to: position, isInterrupted: isInterrupted)
-            case .end: stop = try run.machine.seekEnd(isInterrupted: isInterrupted)
+            } else {
+                stop = try run.machine.seekEnd(isInterrupted: isInterrupted)
             }
         } catch { throw DebugError("\(error)") }
         return try arrived(stop, run)

@@ -144,11 +144,11 @@ struct ReplayAt {
         func look() -> Bool {
             let milliseconds = (HostThread.monotonicNanoseconds() &- start) / 1_000_000
             status.update(milliseconds: milliseconds) {
-                "going to \(destination.text): exit \(RunText.grouped(progress.exitCount))"
+                "going to \(destination): exit \(RunText.grouped(progress.exitCount))"
             }
             return false
         }
-        let wanted = destination.position(in: run.reader)
+        let wanted = destination.position(inRunOf: run.reader.exitCount)
         let stop: TravelStop
         do throws(ExecutionError) {
             if let wanted {

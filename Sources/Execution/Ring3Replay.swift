@@ -1,0 +1,103 @@
+internal import Guest
+internal import KVM
+internal import Machine
+
+/// Replaying interrupts in ring 3 where KVM's breakpoints and steps do not reach it.
+extension RunLoop {
+    /// How long ring 3 runs without a stop until the clock is looked at.
+    private static let ring3Look: UInt64 = 1_000_000_000
+
+    /// Runs ring 3 to a place of its code, or to where it enters ring 0; nil: it stands there.
+    mutating func runInRing3<CPU: Processor & ~Copyable>(
+        to rip: UInt64?, since began: UInt64, _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Found? {
+        var stops = Ring3Stops()
+        try kvm { () throws(KVMError) in try stops.park(&cpu) }
+        let stop: Ring3Stops.Stop?
+        do throws(ExecutionError) {
+            stop = try runInRing3(to: rip, since: began, &stops, &cpu, memory)
+        } catch {
+            try stops.unpark(&cpu, memory)
+            throw error
+        }
+        try stops.unpark(&cpu, memory)
+        try kvm { () throws(KVMError) in
+            try cpu.armKick(nanoseconds: 0)
+            _ = cpu.acknowledgeKick()
+        }
+        switch stop {
+        case .kicked: return .exhausted(Self.exhausted)
+        case .breakpoint, .stepped: return nil
+        case .raised(let vector): return try enterRing0(vector, &cpu, memory)
+        case .exit(let exit): return .missed("the guest exits before it (\(exit.reason.name))")
+        case nil: return .stopped(self.stop.reason ?? .user)
+        }
+    }
+
+    mutating func runInRing3<CPU: Processor & ~Copyable>(
+        to rip: UInt64?, since began: UInt64, _ stops: inout Ring3Stops, _ cpu: inout CPU,
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Ring3Stops.Stop? {
+        // SAFETY: the page's registers do not change before the next run.
+        let system = unsafe cpu.systemRegistersPointer.pointee
+        try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: Self.ring3Look) }
+        if let rip { _ = try stops.plant(rip, system: system, memory: memory) }
+        // It stands at the very place already, in another state: on to the next time.
+        var isStep = unsafe system.cpl == 3 && cpu.registersPointer.pointee.rip == rip
+        while true {
+            let stop =
+                isStep ? try stops.step(&cpu, memory) : try stops.run(&cpu, memory)
+            midFlight.ring3Stops += 1
+            switch stop {
+            case .stepped:
+                isStep = false
+                // In a loop of one instruction, or a REP.
+                if unsafe cpu.registersPointer.pointee.rip == rip { return stop }
+            case .breakpoint, .raised: return stop
+            case .exit(let exit):
+                if Self.isUncounted(exit) { continue }
+                return stop
+            case .kicked:
+                _ = cpu.acknowledgeKick()
+                if self.stop.reason != nil, self.stop.isInsistent { return nil }
+                guard HostThread.ownNanoseconds() &- began < LandmarkSearch.budgetNanoseconds else {
+                    return stop
+                }
+                try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: Self.ring3Look) }
+            }
+        }
+    }
+
+    /// Lets ring 3 raise its exception, and runs to the first instruction of the handler.
+    func enterRing0<CPU: Processor & ~Copyable>(
+        _ vector: UInt8, _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Found? {
+        // SAFETY: the page's registers do not change before the next run.
+        let system = unsafe cpu.systemRegistersPointer.pointee
+        guard let handler = PageWalk.handler(of: vector, system: system, memory: memory) else {
+            return .missed("ring 3 raises exception \(vector), for which there is no handler")
+        }
+        guard try isSettled(&cpu) else { return .missed("an exit comes before it") }
+        try kvm { () throws(KVMError) in
+            try cpu.setGuestDebug(
+                GuestDebug(breakpoints: [.init(GuestVirtualAddress(handler))]))
+        }
+        var found: Found?
+        run: while true {
+            switch try kvm({ () throws(KVMError) in try cpu.run() }) {
+            case .interrupted:
+                _ = cpu.acknowledgeKick()
+                guard let reason = stop.reason, stop.isInsistent else { continue }
+                found = .stopped(reason)
+                break run
+            case .exit(.debug): break run
+            case .exit(let exit):
+                if Self.isUncounted(exit) { continue }
+                return .missed("the guest exits before it (\(exit.reason.name))")
+            }
+        }
+        guard try isSettled(&cpu) else { return .missed("an exit comes before it") }
+        try kvm { () throws(KVMError) in try cpu.setGuestDebug(.off) }
+        return found
+    }
+}
