@@ -102,7 +102,8 @@ public enum PageWalk {
             memory: memory)
         // Present, and of type 6, 7, 14 or 15, of which the first two are of 16 bits.
         guard gate.count == size, gate[5] & 0x86 == 0x86 else { return nil }
-        let bytes = isLong ? [11, 10, 9, 8, 7, 6, 1, 0] : gate[5] & 8 != 0 ? [7, 6, 1, 0] : [1, 0]
+        let high = isLong ? [11, 10, 9, 8, 7, 6] : gate[5] & 8 != 0 ? [7, 6] : []
+        let bytes = high + [1, 0]
         return bytes.reduce(0) { $0 << 8 | UInt64(gate[$1]) }
     }
 

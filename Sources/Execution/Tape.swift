@@ -309,11 +309,11 @@ public struct Tape: World, RunListener, ~Copyable {
         _ listener: inout Listener
     ) throws(ExecutionError) {}
 
-    /// No.
+    /// Nobody leaves a tape that is replayed.
     @inline(__always)
     public var isLeavingTape: Bool { false }
 
-    /// Nothing comes of it.
+    /// Cannot be.
     public mutating func leaveTape() throws(ExecutionError) {}
 
     /// Keeps what was missed for the report.

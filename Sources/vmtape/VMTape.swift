@@ -32,6 +32,8 @@ struct VMTape: ParsableCommand {
         ])
 
     static func main() {
+        // Before any file is opened.
+        StandardStreams.open()
         // Before any thread exists, so that every thread inherits the mask.
         Supervisor.blockSignals()
         do {

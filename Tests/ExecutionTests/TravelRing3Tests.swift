@@ -72,8 +72,11 @@ struct TravelRing3Tests {
         machine.insertBreakpoint(address)
         let start = machine.position
         var there = [try Sight(&machine)]
-        for _ in 0..<12 {
-            guard case .breakpoint(address) = try machine.resume() else { break }
+        while there.count < 12 {
+            guard case .breakpoint(address) = try machine.resume() else {
+                there.append(try Sight(&machine))
+                break
+            }
             #expect(machine.systemRegisters.cpl == 3)
             #expect(machine.instructionAddress == address)
             there.append(try Sight(&machine))

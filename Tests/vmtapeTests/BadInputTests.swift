@@ -267,4 +267,56 @@ import Testing
         try ChildProcess.run(["run", Files.sample("add")]).expectOneLine("/dev/kvm")
         try ChildProcess.run(["doctor"]).expectOneLine("/dev/kvm")
     }
+
+    @Test(arguments: [
+        ["info"], ["dump"], ["stat"], ["verify", "--json"], ["console"], ["export", "-f", "csv"],
+    ])
+    func `a full disk behind standard output has status 2`(_ command: [String]) throws {
+        try expectFullOutput(command + ["\(Files.repository)/traces/swift-kernel.vmtape"])
+    }
+
+    @Test(.enabled(if: RealKVM.isThere, RealKVM.comment))
+    func `so has that of a replay and of doctor`() throws {
+        try expectFullOutput(["replay", "--json", "\(Files.repository)/traces/swift-kernel.vmtape"])
+        try expectFullOutput(["doctor"])
+    }
+
+    private func expectFullOutput(
+        _ arguments: [String], sourceLocation: SourceLocation = #_sourceLocation
+    ) throws {
+        try run(arguments, redirected: ">/dev/full").expectOneLine(
+            "standard output: cannot be written: No space left", sourceLocation: sourceLocation)
+    }
+
+    private func run(
+        _ arguments: [String], redirected redirection: String
+    ) throws -> ChildProcess.Result {
+        try ChildProcess.run(
+            ["-c", "exec \"$@\" " + redirection, "sh", ChildProcess.vmtape] + arguments,
+            program: "/bin/sh")
+    }
+
+    @Test(.enabled(if: RealKVM.isThere, RealKVM.comment))
+    func `a trace without its image is told of before a debugger is started`() throws {
+        let trace = directory.file("cut.vmtape")
+        let whole = try #require(Files.read("\(Files.repository)/traces/swift-kernel.vmtape"))
+        try Files.write(trace, Array(whole.prefix(1000)))
+        let result = try ChildProcess.run(["gdb", trace, "--debugger", "/no/such/debugger"])
+        #expect(result.ending == .status(2))
+        #expect(result.errorLines.last?.contains("holds no guest image") == true)
+    }
+
+    @Test(.enabled(if: RealKVM.isThere, RealKVM.comment))
+    func `closed standard streams are no place for a trace`() throws {
+        let trace = directory.file("a.vmtape")
+        let recorded = try run(
+            ["record", "-o", trace, Files.sample("swift-kernel")],
+            redirected: "<&- >&- 2>&-")
+        #expect(recorded.ending == .status(0))
+        let verdict = try ChildProcess.run(["verify", trace])
+        #expect(verdict.ending == .status(0))
+        #expect(verdict.output.contains("sound"))
+        try run(["info", trace], redirected: ">&-")
+            .expectOneLine("standard output: cannot be written: Bad file")
+    }
 }

@@ -114,8 +114,6 @@ extension TimeMachine {
         var isAtStart = true
         /// The interrupt that the tape has at this exit was offered to the CPU.
         var isDelivered = false
-        /// A breakpoint comes in this stretch of ring 3: it is stepped.
-        var stepsRing3 = false
         /// What the move comes to at the next place at which the machine can rest.
         var wanted: Arrival?
         /// Kicks that were waited for until then.
@@ -301,41 +299,54 @@ extension TimeMachine {
         }
         stopClock()
         let stops = journey.course.ring3Stops
-        let isStep =
-            journey.stepsRing3 || stops.isEmpty || isAtStart && stops.contains(linearRIP)
-            || !journey.course.watched.isEmpty || journey.course.limit?.ring3 != nil
-            || journey.wanted != nil
-        if !isStep {
-            let here = try here()
-            try keep(here)
-            switch try runRing3(stops, try tape.landmark(), isInterrupted) {
-            case .left(let ran):
-                if case .kicked = ran {
-                    return try lookAround(&journey, slice: nil, bound: nil, isInterrupted)
-                }
-                return try arrival(after: ran, &journey, isStepped: true, nil)
-            case .landmark(let injection):
-                if case .injected(let arrival) = injection { return arrival }
-                return .diverged
-            case .stop: journey.stepsRing3 = true
-            case .interrupted: journey.wanted = .interrupted
-            }
-            // Again from the entry, whose name is known.
-            try restore(keyframes.index(atOrBefore: here))
-            if position != here {
-                return try attempt(Course(limit: here, keepsFrames: false)) { false }.isReached
-                    ? nil : .overshot
-            }
-            journey.isDelivered = false
-            return nil
+        let landmark = try tape.landmark()
+        guard journey.course.watched.isEmpty, journey.wanted == nil,
+            !isAtStart || !stops.contains(linearRIP)
+        else {
+            let glance = journey.watchesReads ? try self.glance() : nil
+            let ran = try stepRing3()
+            if case .stopped = ran, let glance { note(glance, &journey) }
+            return try finish(ran, &journey, glance, isInterrupted)
         }
-        let glance = journey.watchesReads ? try self.glance() : nil
-        let ran = try stepRing3()
+        if let last = try lastStep(before: journey.course.limit) {
+            let ran = try walkRing3(to: last, stops, landmark, isInterrupted)
+            return try finish(ran, &journey, nil, isInterrupted)
+        }
+        let entry = try here()
+        try keep(entry)
+        switch try runRing3(stops, landmark, isInterrupted) {
+        case .left(let ran): return try finish(ran, &journey, nil, isInterrupted)
+        case .landmark(.injected(let arrival)): return arrival
+        case .landmark: return .diverged
+        case .interrupted: journey.wanted = .interrupted
+        case .stop: break
+        }
+        // Again from the entry: what has no name is no place.
+        try restore(keyframes.index(atOrBefore: entry))
+        if position != entry {
+            let back = try attempt(Course(limit: entry, keepsFrames: false)) { false }
+            guard back.isReached else { return .overshot }
+        }
+        journey.isDelivered = false
+        guard journey.wanted == nil else { return nil }
+        let ran = try walkRing3(to: .max, stops, landmark, isInterrupted)
+        return try finish(ran, &journey, nil, isInterrupted)
+    }
+
+    /// Which step of the stretch of ring 3 that is next is the limit; nil: it is not in that.
+    private mutating func lastStep(before limit: Position?) throws(ExecutionError) -> UInt64? {
+        guard let limit, let step = limit.ring3, limit.exitCount == loop.exitCount,
+            limit.instructions == (try ticks()) &+ (isInRing3 ? 0 : 1)
+        else { return nil }
+        return step
+    }
+
+    private mutating func finish(
+        _ ran: Ran, _ journey: inout Journey, _ glance: Glance?, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival? {
         if case .kicked = ran {
             return try lookAround(&journey, slice: nil, bound: nil, isInterrupted)
         }
-        if case .stopped = ran, let glance { note(glance, &journey) }
-        if standing != .inRing3 { journey.stepsRing3 = false }
         return try arrival(after: ran, &journey, isStepped: true, glance)
     }
 

@@ -101,6 +101,35 @@ extension TimeMachine {
         }
     }
 
+    /// Steps through ring 3, which is next: to a step of this number, to an address, or to where the
+    /// registers are a landmark's. One step is made in any case.
+    mutating func walkRing3(
+        to last: UInt64, _ addresses: [GuestVirtualAddress], _ landmark: Landmark?,
+        _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Ran {
+        let search = landmark.map { LandmarkSearch($0) }
+        try kvm { () throws(KVMError) in
+            try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
+        }
+        isTimerSet = true
+        while true {
+            let ran = try stepRing3()
+            if case .kicked = ran {
+                if isInterrupted() { return ran }
+                try kvm { () throws(KVMError) in
+                    try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
+                }
+                continue
+            }
+            guard case .stopped = ran, standing == .inRing3 else { return ran }
+            if ring3Steps >= last || addresses.contains(linearRIP)
+                || search?.matches(machine.currentRegisters) ?? false
+            {
+                return ran
+            }
+        }
+    }
+
     /// What a run through ring 3 came to.
     enum Ring3Run {
         /// To its end, or nowhere.

@@ -45,7 +45,9 @@ extension TimeMachine {
     public mutating func resume(
         isInterrupted: () -> Bool = { false }
     ) throws(ExecutionError) -> TravelStop {
-        guard breakpoints.count > 4 || !watchpoints.isEmpty || mayStopRing3(breakpoints) else {
+        // Any code may be ring 3's once it is mapped so.
+        let mayStopRing3 = usesRing3Stops && !breakpoints.isEmpty
+        guard breakpoints.count > 4 || !watchpoints.isEmpty || mayStopRing3 else {
             return try stop(
                 forward(Course(stops: breakpoints), isInterrupted: isInterrupted))
         }
@@ -54,12 +56,14 @@ extension TimeMachine {
             let start = position
             let ring3 = inRing3(breakpoints)
             let marker = watchReader()
-            try keep(start)
+            let isPlain = ring3.isEmpty && breakpoints.count <= 4 && watchpoints.isEmpty
+            if !isPlain { try keep(start) }
             forgetWrites(marker)
             let first = try forward(
                 Course(
                     stops: breakpoints.count > 4 ? [] : breakpoints,
-                    pause: Self.lookNanoseconds), isInterrupted: isInterrupted)
+                    pause: isPlain ? Self.plainNanoseconds : Self.lookNanoseconds),
+                isInterrupted: isInterrupted)
             var isDivergent = false
             if case .diverged = first { isDivergent = true }
             var isTouched = try areWatchedPagesWritten(marker)
@@ -231,17 +235,11 @@ extension TimeMachine {
         return try tape.landmark() == nil
     }
 
-    // MARK: Ring 3's code
+    /// How long the guest runs with nothing but the CPU's breakpoints before somebody looks whether
+    /// they stand in code of ring 3.
+    private static let plainNanoseconds: UInt64 = 100_000_000
 
-    /// Whether one of some breakpoints may stand in code of ring 3 where the CPU's own do not stop
-    /// it: in that, or where nothing is mapped yet.
-    private func mayStopRing3(_ addresses: [GuestVirtualAddress]) -> Bool {
-        usesRing3Stops && addresses.contains { address in
-            let mapping = PageWalk.mapping(
-                of: address, system: machine.currentSystemRegisters, memory: machine.memory)
-            return mapping?.isUser ?? true
-        }
-    }
+    // MARK: Ring 3's code
 
     /// The first bytes of instructions, as memory of which the fetch is a read.
     private func code(at addresses: [GuestVirtualAddress]) -> [Watchpoint] {

@@ -44,7 +44,7 @@ struct DoctorCommand: ParsableCommand {
                 stream.write("  \(treatment.name)\(gap)  \(treatment.text)\n")
             }
         }
-        stream.flush()
+        try stream.finish()
     }
 
     private static func write(

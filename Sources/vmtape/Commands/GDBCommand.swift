@@ -61,8 +61,13 @@ struct GDBCommand: ParsableCommand {
 
     func run() throws {
         // What is wrong is told here, and not by a server behind the debugger's back.
-        _ = try attempt { () throws(ExecutionError) in try Host() }
+        let host = try attempt { () throws(ExecutionError) in try Host() }
         let reader = try TraceFile.open(file)
+        var options = ReplayOptions()
+        options.isForced = force
+        do throws(ExecutionError) {
+            _ = try ReplaySession(host: host, reader: reader, options: options)
+        } catch { throw CommandFailure.couldNot(error) }
         var server = [
             try Self.ownPath(), "replay", file, "--gdb", "stdio", "--at", at.description,
             "--keyframe-memory", "\(keyframes.memory.bytes)", "--quiet",

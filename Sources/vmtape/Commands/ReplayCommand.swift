@@ -100,6 +100,7 @@ struct ReplayCommand: ParsableCommand {
         }
         printer?.print(before: outcome.verifiedExits)
         status.clear()
+        printer?.tellFailure()
         try tell(outcome, reader)
         if case .diverged = outcome.verdict { throw CommandFailure(status: Status.no) }
     }
@@ -123,7 +124,7 @@ struct ReplayCommand: ParsableCommand {
 
     private func tell(_ outcome: ReplayOutcome, _ reader: TraceReader) throws {
         if json {
-            ReplayText.writeJSON(outcome, reader)
+            try ReplayText.writeJSON(outcome, reader)
             return
         }
         if case .diverged(let divergence) = outcome.verdict {

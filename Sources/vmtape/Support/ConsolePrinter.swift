@@ -38,4 +38,13 @@ final class ConsolePrinter: Sendable {
             state.stream.flush()
         }
     }
+
+    /// Says why not all of it could be printed. A reader that is gone is its own business.
+    func tellFailure() {
+        let failure = state.withLock { $0.stream.failure }
+        guard failure != 0, failure != EPIPE else { return }
+        Message.note(
+            "standard output: cannot be written: \(errnoText(failure)); the guest's output is "
+                + "incomplete")
+    }
 }

@@ -32,7 +32,9 @@ enum ReplayText {
         }
     }
 
-    static func writeJSON(_ outcome: ReplayOutcome, _ reader: TraceReader) {
+    static func writeJSON(
+        _ outcome: ReplayOutcome, _ reader: TraceReader
+    ) throws(CommandFailure) {
         let stream = OutputStream(descriptor: STDOUT_FILENO)
         var json = JSONWriter(stream)
         json.beginObject()
@@ -50,7 +52,7 @@ enum ReplayText {
         if case .diverged(let divergence) = outcome.verdict { write(divergence, &json) }
         json.endObject()
         json.endLine()
-        stream.flush()
+        try stream.finish()
     }
 
     /// What finding interrupts in mid-flight took.
