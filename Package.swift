@@ -49,18 +49,21 @@ let package = Package(
 
         // Leaves.
         module("Machine"),
+        module("Threads"),
         module("Disassembly", ["CZydis", "Machine"]),
 
         // Middle: each knows one world and none of the others.
         module("KVM", ["CKVM", "Machine"]),
-        module("Trace", ["CLZ4", "CXXHash", "Machine"]),
+        module("Trace", ["CLZ4", "CXXHash", "Machine", "Threads"]),
         module("Guest", ["CElf", "CZlib", "CXXHash", "Machine"]),
-        module("Devices", ["Machine"]),
-        module("GDBRemote", ["Machine"]),
+        module("Devices", ["Machine", "Threads"]),
+        module("GDBRemote", ["Machine", "Threads"]),
         module("Symbols", ["CDemangle", "CElf", "Disassembly", "Machine"]),
 
         // Top: what puts them together.
-        module("Execution", ["Devices", "Disassembly", "Guest", "KVM", "Machine", "Trace"]),
+        module(
+            "Execution",
+            ["Devices", "Disassembly", "Guest", "KVM", "Machine", "Threads", "Trace"]),
         module("Analysis", ["Disassembly", "Machine", "Symbols", "Trace"]),
         .executableTarget(
             name: "vmtape",
@@ -86,9 +89,10 @@ let package = Package(
         // What tests share: files, child processes, pseudo-terminals.
         .target(name: "TestSupport", path: "Tests/Support", swiftSettings: strict),
         tests("Machine"),
+        tests("Threads"),
         tests("KVM", ["Machine"]),
         tests("Disassembly", ["Machine"]),
-        tests("Trace", ["Machine"]),
+        tests("Trace", ["Machine", "Threads"]),
         tests("Guest", ["Machine", "TestSupport"]),
         tests("Devices", ["Machine"]),
         tests("Symbols", ["Machine", "TestSupport"], exclude: ["Fixtures"]),

@@ -1,4 +1,5 @@
 import Glibc
+internal import Threads
 
 /// The host's console as a guest's input: a thread that reads a descriptor into a mailbox.
 ///
@@ -7,7 +8,7 @@ import Glibc
 /// dropped beyond 4 KiB; from a pipe or file nothing is.
 @safe
 public final class ConsoleSession {
-    private let thread: pthread_t
+    private let thread: WorkerThread
     /// A pipe whose writing end is closed to end the thread.
     private let wakeReader: Int32
     private let wakeWriter: Int32
@@ -45,25 +46,14 @@ public final class ConsoleSession {
                 throw error
             }
         }
-        var thread = pthread_t()
-        // SAFETY: the reader is retained here and released by the thread, or below where there is
-        // none; pthread_create fills the one handle it is given.
-        let context = unsafe Unmanaged.passRetained(reader).toOpaque()
-        let result = unsafe pthread_create(
-            &thread, nil,
-            { context in
-                guard let context = unsafe context else { return nil }
-                unsafe Unmanaged<ConsoleReader>.fromOpaque(context).takeRetainedValue().run()
-                return nil
-            }, context)
-        guard result == 0 else {
-            unsafe Unmanaged<ConsoleReader>.fromOpaque(context).release()
+        do throws(ThreadError) {
+            thread = try WorkerThread("to read the console") { reader.run() }
+        } catch {
             ConsoleTerminal.restore()
             close(wakeReader)
             close(wakeWriter)
-            throw DeviceError(.noConsole, "console", "no thread", errno: result)
+            throw DeviceError(.noConsole, "console", error.description)
         }
-        self.thread = thread
     }
 
     deinit { stop() }
@@ -79,16 +69,16 @@ public final class ConsoleSession {
         guard isRunning else { return }
         isRunning = false
         close(wakeWriter)
-        // SAFETY: joined once: isRunning was true. The thread leaves when the pipe hangs up.
-        _ = pthread_join(thread, nil)
+        // It leaves when the pipe hangs up.
+        thread.join()
         close(wakeReader)
         ConsoleTerminal.restore()
     }
 }
 
-/// What the reading thread holds and does.
+/// What the reading thread holds and does; Sendable, since that thread alone has it.
 @safe
-private final class ConsoleReader {
+private final class ConsoleReader: @unchecked Sendable {
     private let descriptor: Int32
     private let wake: Int32
     private let isTerminal: Bool
@@ -109,17 +99,6 @@ private final class ConsoleReader {
     }
 
     func run() {
-        // Signals that come from outside are for the threads that expect them. Those of a crash
-        // stay open: the runtime's own report of it needs them on every thread.
-        var others = sigset_t()
-        // SAFETY: a signal set on this frame.
-        unsafe sigemptyset(&others)
-        for number in [
-            SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGALRM, SIGUSR1, SIGUSR2, SIGWINCH, SIGCHLD,
-        ] {
-            unsafe sigaddset(&others, number)
-        }
-        unsafe pthread_sigmask(SIG_BLOCK, &others, nil)
         defer { unsafe mailbox.pointee.end() }
         var chunk = [UInt8](repeating: 0, count: 512)
         while waitForInput() {

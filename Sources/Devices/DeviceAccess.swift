@@ -161,7 +161,7 @@ extension DeviceSet {
         switch slot {
         case .serial:
             // A byte that is sent ends the request for one; it is asked for anew at once.
-            if offset == 0 { pc.setLine(PC.Line.serial, false) }
+            if offset == 0, machine.isPC { pc.setLine(PC.Line.serial, false) }
             serial.write(UInt8(truncatingIfNeeded: offset), value, to: &serialOutput)
         case .debugConsole:
             if debugGoesToSerial { serialOutput.append(value) } else { debugOutput.append(value) }

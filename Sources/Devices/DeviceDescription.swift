@@ -5,7 +5,8 @@ public struct DeviceDescription: Equatable, Sendable {
 
     /// What it is: `16550a`, `debug-console`.
     public var name: String
-    /// Its first port or address: `port 0x3f8`, `memory 0xd0000000`.
+    /// Its ports or addresses: `port 0x20..0x21 0xa0..0xa1`,
+    /// `memory 0xfec00000..0xfec00fff`.
     public var base: String
     /// The interrupt line, nil where it has none.
     public var irq: UInt8?
@@ -18,5 +19,10 @@ public struct DeviceDescription: Equatable, Sendable {
         self.base = base
         self.irq = irq
         self.options = options
+    }
+    /// So many ports or addresses, as ``base`` has them.
+    static func range(_ first: UInt64, count: UInt64) -> String {
+        let start = "0x" + String(first, radix: 16)
+        return count > 1 ? start + "..0x" + String(first + count - 1, radix: 16) : start
     }
 }

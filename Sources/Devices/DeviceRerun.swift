@@ -43,7 +43,7 @@ extension DeviceSet {
     public mutating func takeTakenInput() -> [UInt8] { input.takeTaken() }
 
     /// Whether the serial port takes something at the next ``advance(to:)``.
-    public var takesInputNow: Bool { machine != .bare && serial.takesInput && !input.isEmpty }
+    public var takesInputNow: Bool { machine.isPC && serial.takesInput && !input.isEmpty }
 
     /// Sends bytes to the serial port as the host would. For devices without a console.
     public mutating func feedInput(_ bytes: [UInt8]) { input.feed(bytes) }

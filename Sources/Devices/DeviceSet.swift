@@ -46,7 +46,7 @@ public struct DeviceSet: ~Copyable {
     }
 
     /// The ports that devices claim.
-    private static let ports: [(first: UInt16, count: UInt16, slot: Slot)] = [
+    static let ports: [(first: UInt16, count: UInt16, slot: Slot)] = [
         (0x64, 1, .keyboardController),
         (0xE9, 1, .debugConsole),
         (0xF4, 1, .debugExit),
@@ -75,6 +75,13 @@ public struct DeviceSet: ~Copyable {
         (0xCF8, 1, .pciAddress),
         (0xCFC, 4, .pciData),
     ]
+    /// The ports of some slots, as a description gives them: `port 0x60 0x64`.
+    static func claims(of slots: Slot...) -> String {
+        (ports + pcPorts).filter { slots.contains($0.slot) }.reduce("port") {
+            $0 + " " + DeviceDescription.range(UInt64($1.first), count: UInt64($1.count))
+        }
+    }
+
     static let serialBase: UInt16 = 0x3F8
     static let serialIRQ: UInt8 = 4
     private static let portCount = 1 << 16

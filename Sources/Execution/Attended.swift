@@ -178,6 +178,19 @@ extension Attended: World where Surroundings: ~Copyable, Listener: ~Copyable {
     }
 
     /// Passed on to the world.
+    @inline(__always)
+    public var choosesRewritings: Bool { world.choosesRewritings }
+
+    /// No: the listener is told at once.
+    @inline(__always)
+    public var hasArrivals: Bool { false }
+
+    /// Nothing is left to tell.
+    public mutating func tellArrivals<Other: RunListener & ~Copyable>(
+        _ listener: inout Other
+    ) throws(ExecutionError) {}
+
+    /// Passed on to the world.
     public mutating func missed(_ miss: LandmarkMiss) { world.missed(miss) }
 }
 
@@ -212,6 +225,7 @@ extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyab
     ) throws(ExecutionError) -> Bool {
         try listener.interruption(interruption)
     }
+
     /// Passed on to the listener.
     public mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool {
         try listener.deviceWrite(write)
@@ -220,5 +234,10 @@ extension Attended: RunListener where Surroundings: ~Copyable, Listener: ~Copyab
     /// Passed on to the listener.
     public mutating func completion(_ changes: [Change]) throws(ExecutionError) -> Bool {
         try listener.completion(changes)
+    }
+
+    /// Passed on to the listener.
+    public mutating func arrival(_ event: WorldEvent) throws(ExecutionError) {
+        try listener.arrival(event)
     }
 }

@@ -103,6 +103,10 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
 
     // MARK: The listener
 
+    /// It does.
+    @inline(__always)
+    public static var isListening: Bool { true }
+
     /// The exit is compared with the tape's, or is the first of its kind.
     @inline(__always)
     public mutating func exit(
@@ -176,6 +180,11 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
             guard disagreement == nil, try tape.interruption(interruption) else { return false }
         }
         return try listener.interruption(interruption)
+    }
+
+    /// Passed on.
+    public mutating func arrival(_ event: WorldEvent) throws(ExecutionError) {
+        try listener.arrival(event)
     }
 
     // MARK: The world
@@ -362,6 +371,15 @@ public struct Branch<Listener: RunListener & ~Copyable>: World, RunListener, ~Co
     /// Once it is live.
     @inline(__always)
     public var choosesRewritings: Bool { isLive }
+
+    /// No: the listener is told at once.
+    @inline(__always)
+    public var hasArrivals: Bool { false }
+
+    /// Nothing is left to tell.
+    public mutating func tellArrivals<Other: RunListener & ~Copyable>(
+        _ listener: inout Other
+    ) throws(ExecutionError) {}
 
     /// The tape's answer; the world is asked too.
     public mutating func readMSR(_ index: UInt32) throws(ExecutionError) -> UInt64? {

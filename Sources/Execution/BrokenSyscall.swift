@@ -60,8 +60,9 @@ extension RunLoop {
     private static let syscallEnable: UInt64 = 1
     /// How often it is looked whether the handler is still where it was, in exits.
     private static let syscallInterval: UInt64 = 8
-    /// How long a run that nobody listens to looks at every exit.
-    private static let syscallStart: UInt64 = 4096
+    /// How long a run that nobody listens to, where a look is a request, goes without one, in
+    /// exits: a part of those it has made, since guests set SYSCALL up early, and this at most.
+    private static let longestSyscallWait: UInt64 = 256
 
     /// Arms the breakpoint at the guest's page-fault handler once the guest has set up SYSCALL.
     /// To be called at exits.
@@ -77,10 +78,9 @@ extension RunLoop {
                 syscallHandler == nil || exitCount % Self.syscallInterval == 0
             else { return }
         } else {
-            guard exitCount < Self.syscallStart || exitCount % Self.syscallStart == 0 else {
-                return
-            }
-            try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }
+            guard exitCount >= nextSyscallLook else { return }
+            nextSyscallLook = exitCount + max(1, min(exitCount / 16, Self.longestSyscallWait))
+            try refresh(&cpu)
         }
         try findSyscallHandler(&cpu, memory: memory)
     }
@@ -92,8 +92,10 @@ extension RunLoop {
         // SAFETY: the page's registers do not change before the next run.
         let system = unsafe cpu.systemRegistersPointer.pointee
         guard system[.efer] & Self.syscallEnable != 0 else { return }
-        let handler = PageWalk.handler(
-            of: BrokenSyscall.pageFault, system: system, memory: memory)
+        let isLong = system[.efer] & ControlBits.longModeActive != 0
+        let handler =
+            isLong
+            ? PageWalk.handler(of: BrokenSyscall.pageFault, system: system, memory: memory) : nil
         guard handler != syscallHandler else { return }
         syscallHandler = handler
         do throws(KVMError) {
@@ -106,18 +108,30 @@ extension RunLoop {
     mutating func passesDebugExit<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Bool {
-        let wish: GuestDebug
-        if isPassingHandler {
-            isPassingHandler = false
-            wish = .off
-        } else {
-            guard try syscall(&cpu, memory: memory) == nil else { return false }
-            // RF is not honoured everywhere.
-            isPassingHandler = true
-            wish = GuestDebug(singleStep: true)
+        guard handlerStep == nil else {
+            try endHandlerStep(&cpu, memory: memory)
+            return true
         }
-        do throws(KVMError) { try cpu.setGuestDebug(wish) } catch { throw .kvm(error) }
+        guard try syscall(&cpu, memory: memory) == nil else { return false }
+        // RF is not honoured everywhere.
+        // SAFETY: the page's registers do not change before the next run.
+        handlerStep = unsafe StepTrace(
+            registers: cpu.registersPointer.pointee, system: cpu.systemRegistersPointer.pointee)
+        do throws(KVMError) {
+            try cpu.setGuestDebug(GuestDebug(singleStep: true))
+        } catch { throw .kvm(error) }
         return true
+    }
+
+    /// The step over the handler's first instruction has come to its end, or is not needed: what
+    /// the instruction raised keeps nothing of it.
+    @inline(never)
+    mutating func endHandlerStep<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, memory: borrowing GuestMemory
+    ) throws(ExecutionError) {
+        handlerStep?.hide(memory)
+        handlerStep = nil
+        do throws(KVMError) { try cpu.setGuestDebug(.off) } catch { throw .kvm(error) }
     }
 
     /// Whether the CPU, stopped at an address, stands at a SYSCALL, which is an exit.

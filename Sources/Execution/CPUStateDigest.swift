@@ -67,10 +67,7 @@ extension GuestCPU {
     public mutating func isQuiet() throws(KVMError) -> Bool {
         try findComparedMSRs()
         return try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
-            let events = try cpu.events()
-            guard !events.exceptionInjected, !events.exceptionPending, !events.interruptInjected,
-                !events.nmiInjected, !events.nmiPending, events.interruptShadow == 0
-            else { return false }
+            guard try !cpu.events().isAnythingPending else { return false }
             return try cpu.debugRegisters().dr7 & 0xFF == 0
         }
     }

@@ -21,7 +21,6 @@ struct CodeReach {
     private static let windowLength = 256
 
     private let disassembler: Disassembler
-    private let codeBase: UInt64
     private let system: SystemRegisters
     private var visited: Set<UInt64> = []
     private var window: [UInt8] = []
@@ -37,7 +36,6 @@ struct CodeReach {
         wanted: Set<UInt64>
     ) {
         disassembler = Disassembler(for: system)
-        codeBase = system.mode == .long ? 0 : system[.cs].base
         self.system = system
         walk(
             from: registers.rip, steps: Self.stepsFromRIP, distance: 0, wanted: wanted,
@@ -91,7 +89,7 @@ struct CodeReach {
     }
 
     private func linear(_ address: UInt64) -> UInt64 {
-        system.mode == .long ? address : (codeBase &+ address) & 0xFFFF_FFFF
+        system.linearAddress(ofCode: address).rawValue
     }
 
     /// Makes the window hold the longest instruction at an address, as far as it can be read.

@@ -65,7 +65,7 @@ struct CodeWatch: Sendable {
     mutating func choose(
         _ registers: GeneralRegisters, _ system: SystemRegisters, memory: borrowing GuestMemory
     ) -> [GuestVirtualAddress]? {
-        let linear = PageWalk.linearRIP(registers.rip, system: system).rawValue
+        let linear = system.linearAddress(ofCode: registers.rip).rawValue
         let codeBase = system[.cs].base
         let slot = Self.slot(registers.rip)
         let site = sites[slot]

@@ -56,17 +56,12 @@ struct DirtyPages: Sendable {
     mutating func take(_ reader: Reader) -> [Int] {
         var pages: [Int] = []
         for word in sets[reader.index].indices where sets[reader.index][word] != 0 {
-            Self.append(sets[reader.index][word], at: word, to: &pages)
+            var rest = sets[reader.index][word]
+            while rest != 0 {
+                pages.append(word * 64 + rest.trailingZeroBitCount)
+                rest &= rest - 1
+            }
             sets[reader.index][word] = 0
-        }
-        return pages
-    }
-
-    /// The pages that a reader has not seen, in ascending order.
-    func peek(_ reader: Reader) -> [Int] {
-        var pages: [Int] = []
-        for (word, bits) in sets[reader.index].enumerated() where bits != 0 {
-            Self.append(bits, at: word, to: &pages)
         }
         return pages
     }
@@ -79,14 +74,6 @@ struct DirtyPages: Sendable {
     /// Adds a page to a reader's set.
     mutating func add(_ slot: Int, _ reader: Reader) {
         sets[reader.index][slot / 64] |= 1 << UInt64(slot % 64)
-    }
-
-    private static func append(_ bits: UInt64, at word: Int, to pages: inout [Int]) {
-        var rest = bits
-        while rest != 0 {
-            pages.append(word * 64 + rest.trailingZeroBitCount)
-            rest &= rest - 1
-        }
     }
 }
 
@@ -116,15 +103,13 @@ extension GuestCPU {
     public mutating func memoryDigest(
         _ memory: borrowing GuestMemory
     ) throws(KVMError) -> Digest128 {
+        try trackWrites(memory)
+        try collectWrites(memory)
         guard let reader = digestReader else {
-            try trackWrites(memory)
             digestReader = writes?.addReader()
-            try collectWrites(memory)
-            if let digestReader { _ = writes?.take(digestReader) }
             memoryDigest = memory.digest()
             return memoryDigest.digest
         }
-        try collectWrites(memory)
         for slot in writes?.take(reader) ?? [] {
             guard let number = memory.pageSlots.page(ofSlot: slot),
                 let host = unsafe memory.host(slot: slot)
@@ -167,36 +152,10 @@ extension GuestMachine {
     mutating func collectWrites() throws(ExecutionError) {
         do throws(KVMError) { try cpu.collectWrites(memory) } catch { throw .kvm(error) }
     }
-}
 
-/// The digest of RAM, kept current from the pages that were written.
-struct CurrentMemoryDigest: ~Copyable {
-    private let reader: DirtyPages.Reader
-    private var digest: MemoryDigest
-
-    /// Digests all of memory once; writes must be tracked.
-    init(_ machine: inout GuestMachine) throws(ExecutionError) {
-        guard let reader = machine.writes?.addReader() else {
-            preconditionFailure("the digest of memory whose writes nobody tracks")
-        }
-        try machine.collectWrites()
-        _ = machine.writes?.take(reader)
-        self.reader = reader
-        digest = machine.memory.digest()
-    }
-
-    /// The digest now; the time it takes goes with the pages written since the last call.
-    mutating func current(_ machine: inout GuestMachine) throws(ExecutionError) -> Digest128 {
-        try machine.collectWrites()
-        for slot in machine.writes?.take(reader) ?? [] {
-            guard let number = machine.memory.pageSlots.page(ofSlot: slot),
-                let host = unsafe machine.memory.host(slot: slot)
-            else { continue }
-            // SAFETY: a slot's host pointer covers its 4096 bytes.
-            let bytes = unsafe UnsafeRawBufferPointer(start: host, count: MemoryDigest.pageBytes)
-            digest.replace(
-                pageNumber: number, with: unsafe MemoryDigest.page(number: number, bytes: bytes))
-        }
-        return digest.digest
+    /// The digest of RAM, as a trace's end has it; the time it takes goes with the pages written
+    /// since the last call.
+    mutating func memoryDigest() throws(ExecutionError) -> Digest128 {
+        do throws(KVMError) { return try cpu.memoryDigest(memory) } catch { throw .kvm(error) }
     }
 }

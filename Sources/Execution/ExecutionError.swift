@@ -1,5 +1,6 @@
 public import Guest
 public import KVM
+public import Threads
 public import Trace
 
 /// Why a run could not begin or go on. The description is one line for a person.
@@ -12,6 +13,8 @@ public enum ExecutionError: Error, CustomStringConvertible {
     case trace(TraceError)
     /// The guest's image or memory is at fault.
     case guest(GuestError)
+    /// A thread beside the guest's could not be started.
+    case thread(ThreadError)
     /// The trace cannot be replayed: what is missing or differs, and what to do.
     case cannotReplay(String)
 
@@ -21,6 +24,7 @@ public enum ExecutionError: Error, CustomStringConvertible {
         case .kvm(let error): error.description
         case .trace(let error): error.description
         case .guest(let error): error.description
+        case .thread(let error): error.description
         case .cannotReplay(let message): message
         }
     }

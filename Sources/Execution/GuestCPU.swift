@@ -6,9 +6,13 @@ internal import Trace
 ///
 /// KVM's two types keep the rules of what may be done when; this one moves between them, so that
 /// a loop can hold a vCPU in one place.
+@safe
 public struct GuestCPU: ~Copyable {
-    /// Nil only within ``settle()``.
+    /// Nil only within ``whileSettled(_:)``.
     private var pending: PendingCPU?
+    // SAFETY (all uses): the CPU is never given away, so its page stays mapped as long as self.
+    private let registers: UnsafePointer<GeneralRegisters>
+    private let systemRegisters: UnsafePointer<SystemRegisters>
     /// Kicks that are asked for ahead of time; made when the first is.
     private var timer: KickTimer?
     private var statistics: Statistics?
@@ -44,6 +48,8 @@ public struct GuestCPU: ~Copyable {
     init(
         _ cpu: consuming PendingCPU, of machine: consuming VirtualMachine, savedMSRs: [UInt32]
     ) {
+        unsafe registers = cpu.registersPointer
+        unsafe systemRegisters = cpu.systemRegistersPointer
         pending = consume cpu
         self.machine = machine
         self.savedMSRs = savedMSRs
@@ -51,20 +57,6 @@ public struct GuestCPU: ~Copyable {
 
     /// Makes the run page show what was written by requests; nothing may be pending.
     mutating func refreshPage() throws(KVMError) { try pending?.refreshPage() }
-
-    /// Works on the CPU while nothing is pending; to be done when settled.
-    mutating func withSettled<Result>(
-        _ body: (inout SettledCPU) throws(KVMError) -> Result
-    ) throws(KVMError) -> Result {
-        guard let cpu = pending.take() else { Self.gone() }
-        switch try cpu.settle() {
-        case .settled(var settled):
-            let result = try body(&settled)
-            pending = settled.begin()
-            return result
-        case .exit: preconditionFailure("a vCPU is written to that is not settled")
-        }
-    }
 
     private static func gone() -> Never {
         preconditionFailure("the vCPU is used while it is being settled")
@@ -89,21 +81,14 @@ extension GuestCPU: Processor {
 
     /// Finishes what is pending, or gives back a further exit.
     public mutating func settle() throws(KVMError) -> Settlement {
-        guard let cpu = pending.take() else { Self.gone() }
-        switch try cpu.settle() {
-        case .settled(let settled):
-            pending = settled.begin()
-            return .settled
-        case .exit(let exit, let cpu):
-            pending = consume cpu
-            pending?.clearInterruptBitmap()
-            return .exit(exit)
-        }
+        guard let exit = try pending?.finish() else { return .settled }
+        pending?.clearInterruptBitmap()
+        return .exit(exit)
     }
 
     /// Injects an external interrupt; the CPU must be settled and ready for it.
     public mutating func interrupt(vector: UInt8) throws(KVMError) {
-        try withSettled { cpu throws(KVMError) in try cpu.interrupt(vector: vector) }
+        try whileSettled { cpu throws(KVMError) in try cpu.interrupt(vector: vector) }
     }
 
     /// Whether no other is being served, nothing is on its way and there is no shadow.
@@ -116,13 +101,17 @@ extension GuestCPU: Processor {
 
     /// Queues a non-maskable interrupt; the CPU must be settled.
     public mutating func nonMaskableInterrupt() throws(KVMError) {
-        try withSettled { cpu throws(KVMError) in try cpu.nmi() }
+        try whileSettled { cpu throws(KVMError) in try cpu.nmi() }
     }
 
     /// Does something with all of the CPU's state, which is settled.
     mutating func whileSettled<Result: ~Copyable>(
         _ body: (inout SettledCPU) throws(KVMError) -> Result
     ) throws(KVMError) -> Result {
+        // In place first: where KVM fails, the CPU stays.
+        guard try pending?.finish() == nil else {
+            throw .malformed("an exit of a vCPU of which nothing is pending")
+        }
         guard let cpu = pending.take() else { Self.gone() }
         switch try cpu.settle() {
         case .settled(var settled):
@@ -134,7 +123,7 @@ extension GuestCPU: Processor {
                 pending = settled.begin()
                 throw error
             }
-        case .exit: preconditionFailure("the state of a vCPU that is not settled")
+        case .exit: preconditionFailure("a vCPU that is finished is settled")
         }
     }
 
@@ -205,9 +194,7 @@ extension GuestCPU: Processor {
     /// Whether an interrupt or exception is on its way into the guest; the CPU must be settled.
     public mutating func hasEventUnderWay() throws(KVMError) -> Bool {
         try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
-            let events = try cpu.events()
-            return events.exceptionInjected || events.exceptionPending || events.interruptInjected
-                || events.nmiInjected || events.nmiPending
+            try cpu.events().isAnythingUnderWay
         }
     }
 
@@ -281,23 +268,11 @@ extension GuestCPU: Processor {
 
     /// The registers at the last exit.
     @inline(__always)
-    public var registersPointer: UnsafePointer<GeneralRegisters> {
-        switch pending {
-        // SAFETY: the page stays mapped while the CPU is ours.
-        case .some(let cpu): return unsafe cpu.registersPointer
-        case .none: Self.gone()
-        }
-    }
+    public var registersPointer: UnsafePointer<GeneralRegisters> { unsafe registers }
 
     /// Segment and control registers at the last exit.
     @inline(__always)
-    public var systemRegistersPointer: UnsafePointer<SystemRegisters> {
-        switch pending {
-        // SAFETY: the page stays mapped while the CPU is ours.
-        case .some(let cpu): return unsafe cpu.systemRegistersPointer
-        case .none: Self.gone()
-        }
-    }
+    public var systemRegistersPointer: UnsafePointer<SystemRegisters> { unsafe systemRegisters }
 
     /// Fetches segment and control registers where they are not synchronised.
     public mutating func refreshSystemRegisters() throws(KVMError) {

@@ -5,7 +5,7 @@ public import Trace
 extension GuestCPU {
     /// What a completion needs beside registers.
     public mutating func extendedState() throws(KVMError) -> ExtendedState {
-        try withSettled { cpu throws(KVMError) in
+        try whileSettled { cpu throws(KVMError) in
             var area: [UInt8] = []
             try cpu.readXSave(into: &area)
             func number(_ at: UInt32, _ count: Int) -> UInt32 {
@@ -26,7 +26,7 @@ extension GuestCPU {
 
     /// Changes the CPU as a completion says, but for RAM.
     public mutating func apply(_ changes: [Change]) throws(KVMError) {
-        try withSettled { cpu throws(KVMError) in
+        try whileSettled { cpu throws(KVMError) in
             // Registers first: KVM drops a pending exception when they are written.
             try Self.applyRegisters(changes, &cpu)
             try Self.applyExtendedState(changes, &cpu)

@@ -141,7 +141,7 @@ struct InstructionFinder: ~Copyable {
         _ cause: CausingInstruction, rip: UInt64, system: SystemRegisters,
         memory: borrowing GuestMemory
     ) -> UInt8 {
-        let linear = PageWalk.linearRIP(rip, system: system).rawValue
+        let linear = system.linearAddress(ofCode: rip).rawValue
         // Back from RIP to what can be read: the page before may not be mapped.
         let inPage = Int(linear & 0xFFF)
         var bytes: [UInt8] = []

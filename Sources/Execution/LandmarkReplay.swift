@@ -35,7 +35,6 @@ extension RunLoop {
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var search = LandmarkSearch(landmark)
-        isPassingHandler = false
         let found = try seek(&search, &cpu, &side, memory: memory)
         midFlight.hits += search.hits
         midFlight.rejectedHits += search.rejectedHits

@@ -1,5 +1,4 @@
 public import Devices
-internal import Glibc
 public import Guest
 internal import KVM
 public import Machine
@@ -11,9 +10,9 @@ public struct LiveWorld: World, ~Copyable {
     public var devices: DeviceSet
     /// What a device asked for in the exit that is being handled.
     private var outcome = DeviceOutcome.none
-    private var clock: GuestClock
+    var clock: GuestClock
     private let cpuidTable: [CPUIDEntry]
-    private let stop: StopRequest
+    let stop: StopRequest
     private let hasCompletions: Bool
     /// How long the guest has made no exit, under a virtual clock.
     private var silence: Silence
@@ -22,24 +21,20 @@ public struct LiveWorld: World, ~Copyable {
     /// IA32_TSC_DEADLINE is there, as CPUID shows (leaf 1, ECX bit 24).
     private let hasTimerDeadline: Bool
 
-    /// While the guest idles on the host's clock, how long to sleep before looking around for
-    /// keys and requests to end.
-    private static let napNanoseconds: UInt64 = 5_000_000
-
     /// How long an interrupt waits for an exit before it is injected in mid-flight.
     private static let patienceNanoseconds: UInt64 = 1_000_000
     /// Since when the interrupt that waits does so, on the device clock, once a kick found it.
     private var waitingSince: UInt64?
     /// When a device has something to do by itself next; `.max`: never.
-    private var deadline = UInt64.max
+    var deadline = UInt64.max
     /// The devices were brought up to a time since ``deadline`` was asked for.
-    private var hasMoved = false
+    var hasMoved = false
     /// What came from outside and no listener was told of; kept for a world stream only.
-    private var arrivals: [WorldEvent] = []
-    private var keepsArrivals = false
+    var arrivals: [WorldEvent] = []
+    var keepsArrivals = false
     /// The world is run again by what was recorded.
-    private(set) var isRerun = false
-    private var script = WorldScript()
+    var isRerun = false
+    var script = WorldScript()
 
     /// Makes a world.
     ///
@@ -70,85 +65,6 @@ public struct LiveWorld: World, ~Copyable {
         keepsArrivals = true
         arrivals.reserveCapacity(64)
         devices.keepTakenInput()
-    }
-
-    // MARK: Time and input
-
-    /// An exit was made: time passes, and devices are brought up to it where the access may depend
-    /// on it or a device has something to do by itself. ``settle()`` must follow the access.
-    @inline(__always)
-    private mutating func pass(dependsOnTime: Bool) {
-        if isRerun {
-            passAgain(dependsOnTime: dependsOnTime)
-            return
-        }
-        devices.admitInput()
-        guard devices.machine.isPC else { return }
-        clock.tick()
-        guard dependsOnTime || clock.deviceNanoseconds >= deadline else { return }
-        move(to: clock.deviceNanoseconds, .clock)
-    }
-
-    /// The same, where it was recorded before.
-    private mutating func passAgain(dependsOnTime: Bool) {
-        if !devices.machine.isPC {
-            devices.feedInput(script.takeInput())
-            return
-        }
-        guard clock.isHost else {
-            clock.tick()
-            devices.feedInput(script.takeInput())
-            if dependsOnTime || clock.nanoseconds >= deadline {
-                move(to: clock.nanoseconds, .clock)
-            }
-            return
-        }
-        guard let time = script.takeClock() else {
-            if dependsOnTime { script.fail("the world stream has no time for this access") }
-            devices.feedInput(script.takeInput())
-            return
-        }
-        devices.feedInput(script.takeInput())
-        moveAgain(toMicroseconds: time, .clock)
-    }
-
-    /// Brings the devices up to a time.
-    @inline(__always)
-    private mutating func move(to time: UInt64, _ kind: WorldEvent.Kind) {
-        if keepsArrivals { note(kind, time) }
-        devices.advance(to: time)
-        hasMoved = true
-    }
-
-    /// Virtual time is not noted: it follows from the exits.
-    private mutating func note(_ kind: WorldEvent.Kind, _ nanoseconds: UInt64) {
-        let time = nanoseconds / 1000
-        switch kind {
-        case .clock: if clock.isHost { arrivals.append(.clock(microseconds: time)) }
-        case .wake: arrivals.append(.wake(microseconds: time))
-        case .kick: arrivals.append(.kick(microseconds: time))
-        case .acknowledge, .input: break
-        }
-    }
-
-    private mutating func moveAgain(toMicroseconds time: UInt64, _ kind: WorldEvent.Kind) {
-        let (nanoseconds, overflow) = time.multipliedReportingOverflow(by: 1000)
-        guard !overflow else {
-            script.fail("the world stream has a time out of range")
-            return
-        }
-        clock.set(nanoseconds)
-        move(to: nanoseconds, kind)
-    }
-
-    /// After an access, or whatever else changed the devices.
-    @inline(__always)
-    private mutating func settle() {
-        if hasMoved {
-            hasMoved = false
-            deadline = devices.nextDeadline ?? .max
-        }
-        if devices.hasTakenInput { arrivals.append(.input(devices.takeTakenInput())) }
     }
 
     /// Whether something came from outside that no listener was told of.
@@ -324,7 +240,7 @@ public struct LiveWorld: World, ~Copyable {
     /// Whether an interrupt waits for the CPU.
     @inline(__always)
     public mutating func hasInterrupt() throws(ExecutionError) -> Bool {
-        devices.hasInterrupt || devices.hasNonMaskableInterrupt
+        devices.machine.isPC && (devices.hasInterrupt || devices.hasNonMaskableInterrupt)
     }
 
     /// Whether the local APIC has one.
@@ -345,6 +261,20 @@ public struct LiveWorld: World, ~Copyable {
         // pending any more.
         return devices.acknowledgeInterrupt() ?? 0
     }
+
+    /// None is known beforehand: the loop looks for them.
+    @inline(__always)
+    public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? { nil }
+
+    /// It does.
+    @inline(__always)
+    public var choosesRewritings: Bool { true }
+
+    /// None: an interrupt in mid-flight is injected where a kick finds the guest.
+    public mutating func landmark() throws(ExecutionError) -> Landmark? { nil }
+
+    /// Cannot be.
+    public mutating func missed(_ miss: LandmarkMiss) {}
 
     /// When an interrupt that waits, or that the next deadline raises, has waited long enough.
     /// Under a virtual clock, with which a run is to be the same every time, nothing is injected:
@@ -407,82 +337,6 @@ public struct LiveWorld: World, ~Copyable {
         return nil
     }
 
-    /// What became of a guest that waits for an interrupt.
-    private enum Idling {
-        /// There is one, or somebody wants the run to end.
-        case woken
-        /// None can come any more.
-        case asleepForEver
-        /// A virtual clock ran on and on, and none came.
-        case stalled
-    }
-
-    /// The guest waits for an interrupt.
-    ///
-    /// Devices are brought up to their own deadlines, however late the host wakes us: what happens
-    /// while the guest idles then depends on nothing but the input that arrives.
-    @inline(never)
-    private mutating func idle() -> Idling {
-        devices.flush()
-        defer { deadline = devices.nextDeadline ?? .max }
-        var jumps = 0
-        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt {
-            // Somebody wants the run to end: it ends at this very exit.
-            if stop.reason != nil { return .woken }
-            let due = devices.nextDeadline
-            guard due != nil || devices.canInputInterrupt else { return .asleepForEver }
-            var nap = Self.napNanoseconds
-            if let due {
-                let left = clock.idle(until: due)
-                guard left > 0 else {
-                    devices.advance(to: due)
-                    jumps += 1
-                    if jumps > Self.longestIdling, !clock.isHost { return .stalled }
-                    continue
-                }
-                nap = min(left, nap)
-            }
-            devices.admitInput()
-            if devices.takesInputNow {
-                let time = clock.nanoseconds
-                move(to: time - time % 1000, .wake)
-                settle()
-                continue
-            }
-            // Keys come in the host's time; a virtual clock stands still meanwhile.
-            var wait = timespec(tv_sec: 0, tv_nsec: Int(nap))
-            // SAFETY: the struct lives through the call; the rest of the time is not asked for.
-            unsafe nanosleep(&wait, nil)
-        }
-        return .woken
-    }
-
-    /// The same, where it was recorded before: nobody waits.
-    private mutating func idleAgain() -> Idling {
-        defer { deadline = devices.nextDeadline ?? .max }
-        while !devices.hasInterrupt, !devices.hasNonMaskableInterrupt, stop.reason == nil,
-            script.problem == nil
-        {
-            let due = devices.nextDeadline
-            // A virtual clock jumps to the next deadline, whatever has arrived.
-            if due == nil || clock.isHost, let time = script.takeWake(beforeNanoseconds: due) {
-                devices.feedInput(script.takeInput())
-                moveAgain(toMicroseconds: time, .wake)
-                settle()
-            } else if let due {
-                if clock.isHost { clock.set(due) } else { _ = clock.idle(until: due) }
-                devices.advance(to: due)
-            } else {
-                script.fail("the guest was woken here, but no device has reason to")
-            }
-        }
-        return .woken
-    }
-
-    /// Deadlines that a virtual clock may come to while the guest waits, and none of them raises an
-    /// interrupt: a timer whose last interrupt was never ended. Six minutes of one at 1 kHz.
-    private static let longestIdling = 360_000
-
     private mutating func takeOutcome() -> Ending {
         defer { outcome = .none }
         switch outcome {
@@ -491,62 +345,5 @@ public struct LiveWorld: World, ~Copyable {
             return Ending(.debugExit, guestStatus: Int32(truncatingIfNeeded: status))
         case .powerOff: return Ending(.powerOff)
         }
-    }
-}
-
-// MARK: Running it again
-
-extension LiveWorld {
-    /// Answers from now on as it did when it was recorded: time and input come from the trace.
-    mutating func beginRerun() { isRerun = true }
-
-    /// Why the devices cannot be run again by what was recorded; nil: they can so far.
-    var rerunProblem: String? { script.problem }
-
-    /// The next exit has come, with what the world stream says of it. What happened after the one
-    /// before it is done first.
-    mutating func rerun(_ events: [WorldEvent]) {
-        takeKicks()
-        script.load(events)
-    }
-
-    /// The CPU took an interrupt, as it was recorded.
-    mutating func acknowledgeAgain(isInMidFlight: Bool) throws(ExecutionError) -> UInt8 {
-        if isInMidFlight {
-            takeKicks()
-            script.takeAcknowledge()
-        }
-        return try acknowledgeInterrupt()
-    }
-
-    /// The guest was told this time; a virtual clock must agree.
-    mutating func timeStampAgain(_ value: UInt64) throws(ExecutionError) {
-        guard !clock.isHost else {
-            clock.set(value &- clock.timeStampAdjust)
-            return
-        }
-        if try timeStamp() != value {
-            script.fail("the virtual clock shows another time than RDTSC was answered with")
-        }
-    }
-
-    private mutating func takeKicks() {
-        while let time = script.takeKick() {
-            devices.feedInput(script.takeInput())
-            moveAgain(toMicroseconds: time, .kick)
-            settle()
-        }
-    }
-
-    /// Ends the rerun: from here on time and input come from outside, and time goes on from what it
-    /// was.
-    mutating func goLive(input: consuming ConsoleInput) {
-        isRerun = false
-        script = WorldScript()
-        clock.resume()
-        devices.connect(input)
-        devices.isMuted = false
-        if keepsArrivals { devices.keepTakenInput() }
-        deadline = devices.nextDeadline ?? .max
     }
 }

@@ -35,6 +35,11 @@ extension RunLoop {
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         isKickArmed = false
+        // What a step delivers shows that it was one: not before the handler's first instruction.
+        guard handlerStep == nil else {
+            try armRetry(&cpu)
+            return nil
+        }
         if side.watchesSilence, let ending = try lookAtSilence(&cpu, &side) {
             return .ended(ending)
         }
@@ -43,7 +48,7 @@ extension RunLoop {
             return nil
         }
         if !Side.isListening {
-            try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }
+            try refresh(&cpu)
         }
         // SAFETY: the page's registers do not change before the next run.
         let isRing3 = unsafe cpu.systemRegistersPointer.pointee.cpl == 3

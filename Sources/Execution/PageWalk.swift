@@ -25,36 +25,18 @@ public enum PageWalk {
     ) -> PageMapping? {
         let linear = address.rawValue
         let pageOffset = linear & 0xFFF
-        guard system[.cr0] & ControlBits.paging != 0 else {
+        guard let form = PagingForm(system) else {
             return PageMapping(
                 address: GuestPhysicalAddress(linear & 0xFFFF_FFFF),
                 contiguousBytes: Int(0x1000 - pageOffset))
         }
-        let isPAE = system[.cr4] & ControlBits.pae != 0
-        let isLong = system[.efer] & ControlBits.longModeActive != 0
-        let levels: Int
-        if isLong {
-            levels = system[.cr4] & ControlBits.la57 != 0 ? 5 : 4
-        } else {
-            levels = isPAE ? 3 : 2
-        }
-        let entryBytes = levels == 2 ? 4 : 8
-        let indexBits = levels == 2 ? 10 : 9
-        let addressMask: UInt64 = levels == 2 ? 0xFFFF_F000 : 0x000F_FFFF_FFFF_F000
-        var table: UInt64
-        switch levels {
-        case 2: table = system[.cr3] & 0xFFFF_F000
-        case 3: table = system[.cr3] & 0xFFFF_FFE0
-        default: table = system[.cr3] & addressMask
-        }
+        let entryBytes = form.entrySize
+        var table = form.root(system)
         var mapping = PageMapping(address: GuestPhysicalAddress(0), contiguousBytes: 0)
         mapping.isUser = true
-        for level in stride(from: levels - 1, through: 0, by: -1) {
-            let shift = 12 + level * indexBits
-            let isPointerTable = level == 2 && levels == 3
-            let indexMask: UInt64 = isPointerTable ? 3 : (1 << UInt64(indexBits)) - 1
-            let index = linear >> UInt64(shift) & indexMask
-            let entryAddress = GuestPhysicalAddress(table &+ index * UInt64(entryBytes))
+        for level in stride(from: form.levels - 1, through: 0, by: -1) {
+            let entryAddress = GuestPhysicalAddress(
+                table &+ UInt64(form.index(of: linear, level) * entryBytes))
             var entry: UInt64 = 0
             // SAFETY: the host pointer covers `entryBytes`, and the entry has room for 8.
             guard let host = unsafe memory.host(entryAddress, count: entryBytes) else { return nil }
@@ -62,33 +44,20 @@ public enum PageWalk {
                 unsafe $0.copyMemory(
                     from: UnsafeRawBufferPointer(start: host, count: entryBytes))
             }
-            guard entry & EntryBits.present != 0 else { return nil }
-            // PAE's four entries at the top grant everything, and keep no record of accesses.
-            if !isPointerTable {
+            guard entry & PagingForm.present != 0 else { return nil }
+            if !form.isPointerTable(level) {
                 if entry & EntryBits.writable == 0 { mapping.isWritable = false }
                 if entry & EntryBits.user == 0 { mapping.isUser = false }
                 mapping.entries[mapping.entryCount] = (entryAddress, UInt8(entry & 0xFF))
                 mapping.entryCount += 1
             }
-            // Large pages: 4 MiB need CR4.PSE; PAE has none at its top level, and 4- and 5-level
-            // paging have them up to 1 GiB.
-            let hasLargePages =
-                switch levels {
-                case 2: system[.cr4] & ControlBits.pse != 0
-                case 3: level == 1
-                default: level <= 2
-                }
-            let isLeaf = level == 0 || hasLargePages && entry & EntryBits.pageSize != 0
-            guard isLeaf else {
-                table = entry & addressMask
+            guard form.isLeaf(entry, level) else {
+                table = entry & form.addressMask
                 continue
             }
-            let size = UInt64(1) << UInt64(shift)
+            let size = UInt64(1) << form.shift(level)
             let offset = linear & (size - 1)
-            var frame = entry & addressMask & ~(size - 1)
-            // PSE-36: bits 20-13 of a 4 MiB page's entry are bits 39-32 of its address.
-            if levels == 2, level == 1 { frame |= (entry >> 13 & 0xFF) << 32 }
-            mapping.address = GuestPhysicalAddress(frame | offset)
+            mapping.address = GuestPhysicalAddress(form.frame(entry, level) | offset)
             mapping.contiguousBytes = Int(size - offset)
             return mapping
         }
@@ -116,34 +85,32 @@ public enum PageWalk {
         return result
     }
 
-    /// The linear address of a vector's handler in 64-bit mode (Intel SDM vol. 3, 6.14.1).
+    /// The linear address of a vector's handler in protected and in 64-bit mode (Intel SDM vol. 3,
+    /// 6.11 and 6.14.1), of segments that begin at 0.
     ///
-    /// - Returns: nil in other modes, and where the table has no gate for it.
+    /// - Returns: nil in real mode, and where the table has no interrupt or trap gate for it.
     static func handler(
         of vector: UInt8, system: borrowing SystemRegisters, memory: borrowing GuestMemory
     ) -> UInt64? {
-        let offset = UInt64(vector) * 16
-        guard system[.efer] & ControlBits.longModeActive != 0,
-            offset + 15 <= UInt64(system.idt.limit)
-        else { return nil }
+        guard !system.isRealMode else { return nil }
+        let isLong = system[.efer] & ControlBits.longModeActive != 0
+        let size = isLong ? 16 : 8
+        let offset = UInt64(vector) * UInt64(size)
+        guard offset + UInt64(size) - 1 <= UInt64(system.idt.limit) else { return nil }
         let gate = read(
-            GuestVirtualAddress(system.idt.base &+ offset), count: 16, system: system,
+            GuestVirtualAddress(system.idt.base &+ offset), count: size, system: system,
             memory: memory)
-        guard gate.count == 16, gate[5] & 0x80 != 0 else { return nil }
-        var handler: UInt64 = 0
-        for index in [11, 10, 9, 8, 7, 6, 1, 0] { handler = handler << 8 | UInt64(gate[index]) }
-        return handler
+        // Present, and of type 6, 7, 14 or 15, of which the first two are of 16 bits.
+        guard gate.count == size, gate[5] & 0x86 == 0x86 else { return nil }
+        let bytes = isLong ? [11, 10, 9, 8, 7, 6, 1, 0] : gate[5] & 8 != 0 ? [7, 6, 1, 0] : [1, 0]
+        return bytes.reduce(0) { $0 << 8 | UInt64(gate[$1]) }
     }
 
-    /// The linear address of the instruction at RIP: flat in 64-bit code, CS-relative elsewhere.
+    /// As ``Machine/SystemRegisters/linearAddress(ofCode:)``.
     public static func linearRIP(
         _ rip: UInt64, system: borrowing SystemRegisters
     ) -> GuestVirtualAddress {
-        switch system.mode {
-        case .long: GuestVirtualAddress(rip)
-        case .real, .protected16, .protected32, .compatibility:
-            GuestVirtualAddress((system[.cs].base &+ rip) & 0xFFFF_FFFF)
-        }
+        system.linearAddress(ofCode: rip)
     }
 }
 
@@ -173,8 +140,6 @@ struct PageMapping {
 enum ControlBits {
     static let paging: UInt64 = 1 << 31
     static let writeProtect: UInt64 = 1 << 16
-    static let pse: UInt64 = 1 << 4
-    static let pae: UInt64 = 1 << 5
     static let la57: UInt64 = 1 << 12
     static let smap: UInt64 = 1 << 21
     static let protectionKeys: UInt64 = 1 << 22 | 1 << 24
@@ -183,10 +148,8 @@ enum ControlBits {
 
 /// Bits of a paging-structure entry (Intel SDM vol. 3, 4.5).
 enum EntryBits {
-    static let present: UInt64 = 1
     static let writable: UInt64 = 1 << 1
     static let user: UInt64 = 1 << 2
     static let accessed: UInt8 = 1 << 5
     static let dirty: UInt8 = 1 << 6
-    static let pageSize: UInt64 = 1 << 7
 }

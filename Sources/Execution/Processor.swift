@@ -5,7 +5,7 @@ public import Trace
 
 /// A vCPU as the loop drives it: KVM's in earnest, a scripted one in tests.
 ///
-/// The requirements are those of ``KVM/PendingCPU`` and ``KVM/SettledCPU``.
+/// The requirements are those of ``KVM/PendingCPU`` and ``KVM/SettledCPU``; none has a default.
 public protocol Processor: ~Copyable {
     /// Runs the guest until it exits or is interrupted.
     mutating func run() throws(KVMError) -> RunResult
@@ -115,82 +115,12 @@ public protocol Processor: ~Copyable {
     mutating func moveRIP(to address: UInt64) throws(KVMError)
 }
 
-/// A CPU without a local APIC.
-extension Processor where Self: ~Copyable {
-    /// The lowest.
-    public var taskPriorityClass: UInt64 {
-        get { 0 }
-        set {}
-    }
-    /// None.
-    public var apicBase: UInt64 { 0 }
-    /// Always.
-    public mutating func takesNonMaskableInterrupt() throws(KVMError) -> Bool { true }
-    /// Does nothing: none comes.
-    public mutating func nonMaskableInterrupt() throws(KVMError) {}
-}
-
-/// A CPU that cannot be interrupted in mid-flight: no place is allowed.
-extension Processor where Self: ~Copyable {
-    /// Nothing: they always do.
-    public mutating func refreshSystemRegisters() throws(KVMError) {}
-}
-
-extension Processor where Self: ~Copyable {
-    /// Does nothing: no kick comes.
-    public mutating func armKick(nanoseconds: UInt64) throws(KVMError) {}
-    /// None.
-    public mutating func progress() throws(KVMError) -> UInt64? { nil }
-    /// Never.
-    public mutating func isQuiet() throws(KVMError) -> Bool { false }
-    /// Does nothing.
-    public mutating func setStandingBreakpoint(_ address: GuestVirtualAddress?) throws(KVMError) {}
-    /// As it is, page by page.
-    public mutating func memoryDigest(
-        _ memory: borrowing GuestMemory
-    ) throws(KVMError) -> Digest128 { memory.digest().digest }
-    /// Nothing.
-    public mutating func stateDigest() throws(KVMError) -> Digest128 { .zero }
-    /// Does nothing.
-    public mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {}
-    /// Does nothing.
-    public mutating func restoreFlags(_ flags: UInt64) throws(KVMError) {}
-    /// Does nothing.
-    public mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError) {}
-    /// Never.
-    public func isWatched(_ address: GuestVirtualAddress) -> Bool { false }
-    /// Does nothing.
-    public mutating func setInterruptTableLimit(_ limit: UInt16) throws(KVMError) -> UInt16 { 0 }
-    /// Nothing.
-    public mutating func debugStatus() throws(KVMError) -> UInt64 { 0 }
-    /// Does nothing.
-    public mutating func setDebugStatus(_ value: UInt64) throws(KVMError) {}
-    /// Does nothing.
-    public mutating func discountProgress(_ count: UInt64) throws(KVMError) {}
-    /// None.
-    public mutating func raisedException() throws(KVMError) -> UInt8 { 0 }
-    /// None.
-    public mutating func syscallTargets() throws(KVMError) -> SyscallTargets? { nil }
-    /// Does nothing.
-    public mutating func moveRIP(to address: UInt64) throws(KVMError) {}
-}
-
 /// What one step of settling a vCPU came to.
 public enum Settlement: Sendable {
     /// Nothing is pending any more.
     case settled
     /// A further exit.
     case exit(Exit)
-}
-
-extension Processor where Self: ~Copyable {
-    /// By ``run()``.
-    public mutating func run(other: inout Exit) throws(KVMError) -> RunStep {
-        switch try run() {
-        case .interrupted: return .interrupted
-        case .exit(let exit): return RunStep(exit, other: &other)
-        }
-    }
 }
 
 extension RunStep {

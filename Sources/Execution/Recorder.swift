@@ -9,6 +9,10 @@ public struct Recorder: RunListener, ~Copyable {
     /// Records into a trace.
     public init(writer: consuming TraceWriter) { self.writer = writer }
 
+    /// It does.
+    @inline(__always)
+    public static var isListening: Bool { true }
+
     /// Records the exit.
     @inline(__always)
     public mutating func exit(

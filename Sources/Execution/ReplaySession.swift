@@ -11,6 +11,9 @@ public struct ReplayOptions: Sendable {
     public var isForced = false
     /// The host CPU that the guest runs on; nil: the recording's, where this host has it.
     public var cpu: Int?
+    /// Counts instructions by the host's counter, where it has one; without it landmarks are found by
+    /// breakpoints alone.
+    public var usesCounter = true
 
     /// To the end, on a host that matches.
     public init() {}
@@ -74,7 +77,7 @@ public struct ReplaySession: ~Copyable {
         side = tape
         self.reader = reader
         self.options = options
-        behaviour = host.probe.behaviour
+        behaviour = host.probe.behaviour.counting(options.usesCounter)
         hostDifferences = differences
     }
 
@@ -197,7 +200,7 @@ public struct ReplaySession: ~Copyable {
 
     /// Instructions before the place of a divergence that read the outside world unseen.
     private func suspects(_ system: SystemRegisters) -> [String] {
-        let end = PageWalk.linearRIP(machine.currentRegisters.rip, system: system).rawValue
+        let end = system.linearAddress(ofCode: machine.currentRegisters.rip).rawValue
         let history = min(end, UInt64(HiddenInputs.suspectHistory))
         let code = machine.bytes(
             at: GuestVirtualAddress(end &- history), count: Int(history))

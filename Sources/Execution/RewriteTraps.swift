@@ -38,7 +38,7 @@ public struct RewriteTraps: Equatable, Sendable {
         at rip: UInt64, _ io: PortIO, system: SystemRegisters, memory: borrowing GuestMemory
     ) -> Instruction? {
         let port = UInt8(truncatingIfNeeded: io.port)
-        let start = PageWalk.linearRIP(rip, system: system).rawValue
+        let start = system.linearAddress(ofCode: rip).rawValue
         // Byte by byte, without the array that PageWalk.read makes: guests read the TSC in loops.
         guard Self.byte(at: start, system, memory) == Self.outOpcode,
             Self.byte(at: start &+ 1, system, memory) == port

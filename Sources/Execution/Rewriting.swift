@@ -32,23 +32,37 @@ public struct Rewriting: Sendable {
     ///   - rewritesCPUID: the host does not show guests the table that was asked for.
     ///   - watches: the host has breakpoints to find what no file tells of.
     init(_ plan: LoadPlan, rewritesCPUID: Bool, watches: Bool = false) {
-        var hasOut: Set<UInt8> = []
+        // Ports of OUTs, and how often bytes anywhere in the code spell one.
+        var used: Set<UInt8> = []
+        var spelled = [Int](repeating: 0, count: 256)
         var found: [(kind: Instruction.Kind, range: CodeRange, offset: Int)] = []
-        let disassembler = Disassembler(plan.kind == .elf64 ? .long64 : .protected32)
+        let disassembler = Disassembler(
+            plan.kind == .elf64 || plan.kind == .linux ? .long64 : .protected32)
         for range in plan.code where watches || range.isCertain {
             let bytes = Array(plan.image[range.fileRange])
             for index in bytes.indices.dropLast() where bytes[index] == RewriteTraps.outOpcode {
-                hasOut.insert(bytes[index + 1])
+                spelled[Int(bytes[index + 1])] += 1
             }
             guard range.isCertain else { continue }
-            let wanted: [Instruction.Kind] = rewritesCPUID ? [.rdtsc, .cpuid] : [.rdtsc]
+            let wanted: [Instruction.Kind] =
+                rewritesCPUID ? [.portOut, .rdtsc, .cpuid] : [.portOut, .rdtsc]
             for place in disassembler.occurrences(of: wanted, in: bytes) where place.length == 2 {
-                found.append((place.kind, range, place.offset))
+                guard place.kind == .portOut else {
+                    found.append((place.kind, range, place.offset))
+                    continue
+                }
+                if bytes[place.offset] == RewriteTraps.outOpcode {
+                    used.insert(bytes[place.offset + 1])
+                }
             }
         }
-        traps.timeStampPort = Self.timeStampPorts.first { !hasOut.contains($0) }
-        traps.cpuidPort =
-            rewritesCPUID ? Self.cpuidPorts.first { !hasOut.contains($0) } : nil
+        // In some MiB every pair of bytes comes up somewhere, nearly always in the midst of others:
+        // the first port of those spelled least. (min(by:) gives the first of equals.)
+        func free(_ ports: [UInt8]) -> UInt8? {
+            ports.filter { !used.contains($0) }.min { spelled[Int($0)] < spelled[Int($1)] }
+        }
+        traps.timeStampPort = free(Self.timeStampPorts)
+        traps.cpuidPort = rewritesCPUID ? free(Self.cpuidPorts) : nil
         for place in found {
             let port = place.kind == .cpuid ? traps.cpuidPort : traps.timeStampPort
             guard let port else { continue }

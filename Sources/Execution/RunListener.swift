@@ -1,3 +1,4 @@
+internal import KVM
 public import Machine
 public import Trace
 
@@ -43,12 +44,9 @@ public protocol RunListener: ~Copyable {
 }
 
 extension RunListener where Self: ~Copyable {
-    /// Somebody does.
+    /// The host's time-stamp counter, as an exit is told with it; 0 where nobody listens.
     @inline(__always)
-    public static var isListening: Bool { true }
-
-    /// Not listened to.
-    public mutating func arrival(_ event: WorldEvent) throws(ExecutionError) {}
+    static var timestamp: UInt64 { isListening ? HostThread.timestamp() : 0 }
 }
 
 /// Nobody listens: `vmtape run`.
@@ -84,4 +82,7 @@ public struct NoListener: RunListener {
     public mutating func interruption(
         _ interruption: Interruption
     ) throws(ExecutionError) -> Bool { true }
+
+    /// Ignores what arrived.
+    public mutating func arrival(_ event: WorldEvent) throws(ExecutionError) {}
 }

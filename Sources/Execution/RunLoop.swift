@@ -53,10 +53,12 @@ public struct RunLoop: ~Copyable {
     let mendsSyscall: Bool
     /// The guest's page-fault handler, where a breakpoint stands; nil: none does.
     var syscallHandler: UInt64?
-    /// The handler's first instruction is being stepped over.
-    var isPassingHandler = false
     /// Which pages changed is kept since the landmark before.
     var isPagesMarked = false
+    /// The count of exits at which a run that nobody listens to looks for that handler again.
+    var nextSyscallLook: UInt64 = 0
+    /// The step over the handler's first instruction that is under way.
+    var handlerStep: StepTrace?
     /// What is known of where landmarks in ring 3 may stand.
     var coldPlaces = ColdPlaceSearch()
     /// What interrupts in mid-flight took so far.
@@ -104,10 +106,10 @@ public struct RunLoop: ~Copyable {
         }
         try watchCode(&cpu, &side, memory: memory)
         while true {
-            let entered = HostThread.timestamp()
+            let entered = Side.timestamp
             let step: RunStep
             do throws(KVMError) { step = try cpu.run(other: &other) } catch { throw .kvm(error) }
-            let returned = HostThread.timestamp()
+            let returned = Side.timestamp
             if case .interrupted = step {
                 // A kick or a signal: not an exit, and never counted.
                 _ = cpu.acknowledgeKick()
@@ -163,7 +165,7 @@ public struct RunLoop: ~Copyable {
         memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        if !isPassingHandler, cpu.isWatched(place) {
+        if handlerStep == nil, cpu.isWatched(place) {
             return try isFalseAlarm(at: place, &cpu, &side, memory: memory)
         }
         guard mendsSyscall else { return false }
@@ -218,7 +220,9 @@ public struct RunLoop: ~Copyable {
         guard goesOn else { return .endedByListener }
         exitCount += 1
         // SAFETY: the page's registers do not change before the next run.
-        let canWake = unsafe cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0
+        let canWake =
+            unsafe natural != nil
+            && cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0
         if let outcome = try outcome(&side, natural: natural, canWake: canWake, memory: memory) {
             return outcome
         }
@@ -284,6 +288,8 @@ public struct RunLoop: ~Copyable {
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // What a step delivers shows that it was one.
+        if handlerStep != nil { try endHandlerStep(&cpu, memory: memory) }
         if try side.landmark() == nil,
             let outcome = try deliverAtExit(&cpu, &side, memory: memory)
         {
@@ -306,14 +312,14 @@ public struct RunLoop: ~Copyable {
         let flags = unsafe cpu.registersPointer.pointee.rflags
         guard isNonMaskable || flags & Self.interruptFlag != 0 else { return nil }
         settling: while true {
-            let entered = HostThread.timestamp()
+            let entered = Side.timestamp
             let settlement: Settlement
             do throws(KVMError) { settlement = try cpu.settle() } catch { throw .kvm(error) }
             guard case .exit(let exit) = settlement else { break settling }
             if Self.isUncounted(exit) { continue }
             if let outcome = try take(
                 RunStep(exit, other: &other), &cpu, &side, memory: memory, entered: entered,
-                returned: HostThread.timestamp())
+                returned: Side.timestamp)
             {
                 return outcome
             }

@@ -118,7 +118,7 @@ extension RunLoop {
 
     /// Puts system registers on the page in a run that nobody listens to, where an exit needs them.
     @inline(never)
-    private func refresh<CPU: Processor & ~Copyable>(
+    func refresh<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU
     ) throws(ExecutionError) {
         try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }

@@ -12,7 +12,7 @@ extension RunLoop {
         case refused
     }
 
-    /// Carries out the instruction of an exit in the CPU's place (issue C); nil where it is not.
+    /// Carries out the instruction of an exit in the CPU's place; nil where it is not.
     ///
     /// On replay the recorded changes are made, and those that would be made now are compared
     /// with them.
@@ -65,8 +65,7 @@ extension RunLoop {
         let system = unsafe cpu.systemRegistersPointer.pointee
         // KVM may have fetched to the end of a page only.
         let seen = PageWalk.read(
-            PageWalk.linearRIP(registers.rip, system: system), count: 15, system: system,
-            memory: memory)
+            system.linearAddress(ofCode: registers.rip), count: 15, system: system, memory: memory)
         let bytes = seen.starts(with: delivered) ? seen : delivered
         guard let completion = InstructionCompletion(bytes, system: system) else { return nil }
         do throws(KVMError) {

@@ -33,9 +33,7 @@ extension RunLoop {
     private mutating func chooseCode<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ isListening: Bool, memory: borrowing GuestMemory
     ) throws(ExecutionError) {
-        if !isListening {
-            try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }
-        }
+        if !isListening { try refresh(&cpu) }
         // SAFETY: the page's registers do not change before the next run.
         let registers = unsafe cpu.registersPointer.pointee
         let system = unsafe cpu.systemRegistersPointer.pointee
@@ -58,9 +56,7 @@ extension RunLoop {
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         guard codeWatch != nil, side.choosesRewritings, cpu.isWatched(place) else { return false }
-        if !Side.isListening {
-            try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }
-        }
+        if !Side.isListening { try refresh(&cpu) }
         // SAFETY: the page's registers do not change before the next run.
         let system = unsafe cpu.systemRegistersPointer.pointee
         guard rewriting(at: place, system: system, memory: memory) == nil else { return false }
@@ -85,9 +81,7 @@ extension RunLoop {
         memory: borrowing GuestMemory, entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        if !Side.isListening {
-            try kvm { () throws(KVMError) in try cpu.refreshSystemRegisters() }
-        }
+        if !Side.isListening { try refresh(&cpu) }
         // SAFETY (whole function): the page's registers do not change before the next run.
         let registers = unsafe cpu.registersPointer
         let system = unsafe cpu.systemRegistersPointer

@@ -56,7 +56,7 @@ public struct CPUFault: Sendable {
         readCode: (GuestVirtualAddress) -> [UInt8]
     ) {
         guard let exit else { return nil }
-        let rip = PageWalk.linearRIP(registers.rip, system: system)
+        let rip = system.linearAddress(ofCode: registers.rip)
         instructionAddress = rip
         instructionBytes = []
         switch exit {

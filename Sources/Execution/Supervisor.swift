@@ -1,6 +1,7 @@
 internal import Glibc
 internal import Machine
 internal import Synchronization
+internal import Threads
 
 /// The thread beside the vCPU: it waits for signals and deadlines, and asks the run to end.
 ///
@@ -22,7 +23,7 @@ public final class Supervisor: Sendable {
     }
 
     private let isFinished = Atomic<Bool>(false)
-    private let thread: Mutex<pthread_t?> = Mutex(nil)
+    private let thread: Mutex<WorkerThread?> = Mutex(nil)
 
     /// Signals that end a run: the first asks, the second aborts.
     private static let signals: [Int32] = [SIGINT, SIGTERM, SIGHUP]
@@ -46,39 +47,24 @@ public final class Supervisor: Sendable {
     ///   - abort: the second signal arrived: restore the terminal and leave. What is recorded
     ///     stays in the partial trace.
     ///   - tick: called at every interval with the milliseconds since the start (a status line).
+    /// - Throws: ``ExecutionError/thread(_:)``.
     public init(
         _ configuration: Configuration, request: StopRequest,
         kick: @escaping @Sendable () -> Void, abort: @escaping @Sendable (Int32) -> Void,
         tick: @escaping @Sendable (UInt64) -> Void
-    ) {
-        let body = Body { [self] in
-            self.watch(configuration, request: request, kick: kick, abort: abort, tick: tick)
-        }
-        var handle = pthread_t()
-        // SAFETY: the body is retained until the thread releases it, which is the first thing it
-        // does; the handle is joined in `finish`.
-        let failure = unsafe pthread_create(
-            &handle, nil,
-            { context in
-                guard let context = unsafe context else { return nil }
-                let body = unsafe Unmanaged<Body>.fromOpaque(context).takeRetainedValue()
-                body.run()
-                return nil
-            }, Unmanaged.passRetained(body).toOpaque())
-        precondition(failure == 0, "no thread can be started")
-        let started = handle
-        thread.withLock { $0 = started }
+    ) throws(ExecutionError) {
+        do throws(ThreadError) {
+            let started = try WorkerThread("to watch for signals and time limits") { [self] in
+                self.watch(configuration, request: request, kick: kick, abort: abort, tick: tick)
+            }
+            thread.withLock { $0 = started }
+        } catch { throw .thread(error) }
     }
 
     /// Ends the watch; returns when the thread is gone, so that nothing prints after this.
     public func finish() {
         isFinished.store(true, ordering: .releasing)
-        let handle = thread.withLock { handle -> pthread_t? in
-            defer { handle = nil }
-            return handle
-        }
-        // SAFETY: the handle is of a thread that was created joinable and is joined once.
-        if let handle { _ = pthread_join(handle, nil) }
+        thread.withLock { $0 }?.join()
     }
 
     private func watch(
@@ -124,11 +110,5 @@ public final class Supervisor: Sendable {
         // SAFETY: clock_gettime fills the struct it is given.
         unsafe clock_gettime(CLOCK_MONOTONIC, &time)
         return UInt64(time.tv_sec) * 1000 + UInt64(time.tv_nsec) / 1_000_000
-    }
-
-    /// What a thread is to run, as an object that can pass through a C pointer.
-    private final class Body {
-        let run: () -> Void
-        init(_ run: @escaping () -> Void) { self.run = run }
     }
 }

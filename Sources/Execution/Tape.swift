@@ -138,6 +138,10 @@ public struct Tape: World, RunListener, ~Copyable {
 
     // MARK: The listener
 
+    /// It does.
+    @inline(__always)
+    public static var isListening: Bool { true }
+
     /// Compares the exit.
     @inline(__always)
     public mutating func exit(
@@ -185,6 +189,9 @@ public struct Tape: World, RunListener, ~Copyable {
     ) throws(ExecutionError) -> Bool {
         try compare(unsafe encoder.interruption(interruption, into: row))
     }
+
+    /// Nothing comes from outside.
+    public mutating func arrival(_ event: WorldEvent) throws(ExecutionError) {}
 
     // MARK: The world
 
@@ -263,6 +270,44 @@ public struct Tape: World, RunListener, ~Copyable {
         guard let next = try unsafe peek(), unsafe next.kind == .exit else { return nil }
         return unsafe next.rewriting
     }
+
+    /// The tape tells of them.
+    @inline(__always)
+    public var choosesRewritings: Bool { false }
+
+    /// No device is there to know.
+    @inline(__always)
+    public mutating func processorHolds(
+        taskPriorityClass: UInt64, apicBase: UInt64
+    ) throws(ExecutionError) {}
+
+    /// The row is passed when the interrupt is compared.
+    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {}
+
+    /// Never: the tape tells where an interrupt is injected in mid-flight.
+    @inline(__always)
+    public mutating func kickDelay() throws(ExecutionError) -> UInt64? { nil }
+
+    /// Never.
+    public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool { false }
+
+    /// No: the tape tells how the run ended.
+    @inline(__always)
+    public var watchesSilence: Bool { false }
+
+    /// It runs on.
+    public mutating func silence(
+        exitCount: UInt64, progress: UInt64?, canWake: Bool
+    ) throws(ExecutionError) -> Ending? { nil }
+
+    /// No.
+    @inline(__always)
+    public var hasArrivals: Bool { false }
+
+    /// Nothing.
+    public mutating func tellArrivals<Listener: RunListener & ~Copyable>(
+        _ listener: inout Listener
+    ) throws(ExecutionError) {}
 
     /// Keeps what was missed for the report.
     public mutating func missed(_ miss: LandmarkMiss) { self.miss = miss }

@@ -33,9 +33,10 @@ public enum Verdict: Equatable, Sendable {
 
 /// Everything that reaches the CPU and its RAM from outside (DESIGN 1): the cut of a recording.
 ///
-/// There are two: the live world, which is device models, and the taped world, which is what a
-/// trace says the live world answered. Buffers are the run page's own; a world fills or reads
-/// them in place.
+/// There is the live world, which is device models, and the taped world, which is what a trace says
+/// the live world answered; ``Branch`` goes from one to the other. Buffers are the run page's own; a world fills or reads
+/// them in place. No requirement has a default: whoever passes a world's answers on has to pass on
+/// all of them.
 public protocol World: ~Copyable {
     /// The guest wrote to a port: `bytes` holds `bytes.count / size` accesses of `size` bytes.
     mutating func portOut(
@@ -156,59 +157,6 @@ public protocol World: ~Copyable {
     mutating func tellArrivals<Listener: RunListener & ~Copyable>(
         _ listener: inout Listener
     ) throws(ExecutionError)
-}
-
-extension World where Self: ~Copyable {
-    /// None is known.
-    @inline(__always)
-    public mutating func nextRewriting() throws(ExecutionError) -> GuestVirtualAddress? { nil }
-    /// It does.
-    @inline(__always)
-    public var choosesRewritings: Bool { true }
-}
-
-/// A world without a local APIC.
-extension World where Self: ~Copyable {
-    /// Nothing comes of it.
-    @inline(__always)
-    public mutating func processorHolds(
-        taskPriorityClass: UInt64, apicBase: UInt64
-    ) throws(ExecutionError) {}
-    /// None comes.
-    public mutating func hasNonMaskableInterrupt() throws(ExecutionError) -> Bool { false }
-    /// Nothing is to be done.
-    public mutating func acknowledgeNonMaskableInterrupt() throws(ExecutionError) {}
-}
-
-/// A world to which nothing comes but what the guest gets of it.
-extension World where Self: ~Copyable {
-    /// No.
-    @inline(__always)
-    public var hasArrivals: Bool { false }
-    /// Nothing.
-    public mutating func tellArrivals<Listener: RunListener & ~Copyable>(
-        _ listener: inout Listener
-    ) throws(ExecutionError) {}
-}
-
-/// A world that interrupts at exits only.
-extension World where Self: ~Copyable {
-    /// Never.
-    @inline(__always)
-    public mutating func kickDelay() throws(ExecutionError) -> UInt64? { nil }
-    /// None.
-    public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool { false }
-    /// No.
-    @inline(__always)
-    public var watchesSilence: Bool { false }
-    /// It runs on.
-    public mutating func silence(
-        exitCount: UInt64, progress: UInt64?, canWake: Bool
-    ) throws(ExecutionError) -> Ending? { nil }
-    /// None.
-    public mutating func landmark() throws(ExecutionError) -> Landmark? { nil }
-    /// Cannot be.
-    public mutating func missed(_ miss: LandmarkMiss) {}
 }
 
 /// What CPUID gives.

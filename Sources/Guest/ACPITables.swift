@@ -1,3 +1,5 @@
+internal import Machine
+
 /// ACPI tables (ACPI Specification 2.0, chapter 5): RSDP, RSDT, XSDT, FADT, FACS, MADT, and a DSDT
 /// that says how to switch the machine off.
 enum ACPITables {
@@ -74,12 +76,12 @@ enum ACPITables {
             body += port == 0 ? [0, 0, 0, 0] : [1, bits, 0, 0]
             body.append(littleEndian: port)
         }
-        let power = SystemFacts.powerPort
+        let power = UInt32(PCLayout.powerPort)
         words(facs, dsdt)
         bytes(0, 0)  // reserved, no preferred profile
-        body.append(littleEndian: UInt16(SystemFacts.powerLine))
-        words(SystemFacts.powerCommandPort)
-        bytes(0xF1, 0xF0, 0, 0)  // ACPI on, ACPI off, no S4 and no P-states
+        body.append(littleEndian: UInt16(PCLayout.powerLine))
+        words(UInt32(PCLayout.powerCommandPort))
+        bytes(PCLayout.acpiOn, PCLayout.acpiOff, 0, 0)  // no S4 and no P-states
         words(power, 0, power + 4, 0, 0, power + 8, 0, 0)  // PM1a event, control, timer; no GPEs
         bytes(4, 2, 0, 4, 0, 0, 0, 0)  // their lengths
         body.append(littleEndian: UInt16(0xFFFF))  // no C2
@@ -90,7 +92,7 @@ enum ACPITables {
         bytes(0)
         // WBINVD, C1, no fixed power and sleep buttons, no fixed RTC wake, a reset register.
         words(1 << 0 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 10)
-        address(SystemFacts.resetPort, bits: 8)
+        address(UInt64(PCLayout.resetPort), bits: 8)
         bytes(0x06, 0, 0, 0)
         body.append(littleEndian: UInt64(facs))
         body.append(littleEndian: UInt64(dsdt))
@@ -107,14 +109,14 @@ enum ACPITables {
 
     private static var madt: [UInt8] {
         var body: [UInt8] = []
-        body.append(littleEndian: SystemFacts.localAPIC)
+        body.append(littleEndian: UInt32(PCLayout.localAPIC))
         body.append(littleEndian: UInt32(1))  // there is an 8259 pair
-        body += [0, 8, 0, SystemFacts.localAPICID]
+        body += [0, 8, 0, PCLayout.localAPICID]
         body.append(littleEndian: UInt32(1))  // usable
-        body += [1, 12, SystemFacts.ioAPICID, 0]
-        body.append(littleEndian: SystemFacts.ioAPIC)
+        body += [1, 12, PCLayout.ioAPICID, 0]
+        body.append(littleEndian: UInt32(PCLayout.ioAPIC))
         body.append(littleEndian: UInt32(0))  // its first global interrupt
-        for (line, flags) in [(0, 0), (SystemFacts.powerLine, SystemFacts.levelFlags)]
+        for (line, flags) in [(0, 0), (UInt8(PCLayout.powerLine), SystemFacts.levelFlags)]
             as [(UInt8, UInt16)]
         {
             body += [2, 10, 0, line]

@@ -16,12 +16,14 @@ public struct GuestImageRecord: Equatable, Sendable {
 
     /// The kind of modules' records; an image's is a ``GuestKind``'s raw value.
     public static let moduleKind = "module"
+    /// The kind of an initial RAM disk's record.
+    public static let initrdKind = "initrd"
     /// The version of the rules by which images are loaded; a record of another is refused.
     public static let loaderVersion = 1
 
     /// The file's name as it was given.
     public var name: String
-    /// What the file is: a ``GuestKind``'s raw value or ``moduleKind``.
+    /// What the file is: a ``GuestKind``'s raw value, ``moduleKind`` or ``initrdKind``.
     public var kind: String
     /// The file's bytes as read.
     public var bytes: [UInt8]
@@ -62,7 +64,10 @@ public struct GuestImageRecord: Equatable, Sendable {
         let image = GuestImageRecord(
             name: file.name, kind: kind.rawValue, bytes: file.bytes,
             properties: properties + line(options.commandLine))
-        return [image]
+        let initrd = options.initrd.map {
+            GuestImageRecord(name: $0.name, kind: initrdKind, bytes: $0.bytes, properties: [])
+        }
+        return [image] + (initrd.map { [$0] } ?? [])
             + options.modules.map {
                 GuestImageRecord(
                     name: $0.file.name, kind: moduleKind, bytes: $0.file.bytes,
@@ -119,6 +124,10 @@ extension LoadPlan {
             commandLine: image["command-line"] ?? "")
         options.tables = try image.tables()
         for module in records.dropFirst() {
+            if module.kind == GuestImageRecord.initrdKind, options.initrd == nil {
+                options.initrd = GuestFile(name: module.name, bytes: module.bytes)
+                continue
+            }
             guard module.kind == GuestImageRecord.moduleKind else {
                 throw GuestError(
                     .badRecord, module.name, "a second image, where only modules can follow")

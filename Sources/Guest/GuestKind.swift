@@ -10,12 +10,18 @@ public enum GuestKind: String, CaseIterable, Sendable {
     case elf32
     /// A multiboot (version 1) kernel, entered as the specification says.
     case multiboot
+    /// A Linux kernel, bzImage or vmlinux, entered by the 64-bit boot protocol.
+    case linux
     /// A firmware image, entered at the reset vector.
     case firmware
 
+    /// Whether it takes a PC for granted: interrupt controllers, timers, a clock.
+    public var expectsPC: Bool { self == .linux || self == .firmware }
+
     /// The kind of an unpacked image, by its content alone.
     ///
-    /// A multiboot header goes before ELF, since such a kernel expects to be called by a boot
+    /// A kernel's vmlinux is an ELF file like others, and has to be told to be one of Linux'. A
+    /// multiboot header goes before ELF, since such a kernel expects to be called by a boot
     /// loader. What is nothing else is a flat real-mode binary. Throws ``GuestError`` of kind
     /// unsupported for what is known and cannot be started.
     static func recognise(_ bytes: [UInt8], name: String) throws(GuestError) -> GuestKind {
@@ -32,11 +38,7 @@ public enum GuestKind: String, CaseIterable, Sendable {
             }
             return bytes[4] == 2 ? .elf64 : .elf32
         }
-        if bytes.count > 0x206, bytes[0x202..<0x206].elementsEqual("HdrS".utf8) {
-            throw GuestError(
-                .unsupported, name,
-                "a Linux bzImage cannot be started yet; give its vmlinux (ELF)")
-        }
+        if LinuxHeader.isThere(bytes) { return .linux }
         guard !bytes.starts(with: [0x23, 0x21]) else {
             throw GuestError(.unsupported, name, "a script (#!), not a guest image")
         }

@@ -15,7 +15,7 @@ struct InitialState {
     private init(rip: UInt64) {
         registers.rip = rip
         registers.rflags = 2
-        system[.apicBase] = 0xFEE0_0900
+        system[.apicBase] = PCLayout.localAPICBase
         system[.tr] = Segment(type: 11, s: false)
         system[.ldt] = Segment(type: 2, s: false)
     }

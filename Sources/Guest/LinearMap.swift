@@ -31,23 +31,14 @@ public struct LinearMap: Sendable {
     /// Walks the page tables (Intel SDM vol. 3, chapter 4), or takes memory as it is where paging
     /// is off.
     public init(_ system: SystemRegisters, _ memory: borrowing GuestMemory) {
-        isPaging = system[.cr0] & 1 << 31 != 0
-        guard isPaging else {
+        guard let form = PagingForm(system) else {
+            isPaging = false
             add(linear: 0, physical: 0, 1 << 32, memory)
             return
         }
-        let isLong = system[.efer] & 1 << 10 != 0
-        let isPAE = system[.cr4] & 1 << 5 != 0
-        let form: PagingForm =
-            if isLong {
-                system[.cr4] & 1 << 12 != 0 ? .fiveLevel : .fourLevel
-            } else if isPAE {
-                .pae
-            } else {
-                .classic(hasLargePages: system[.cr4] & 1 << 4 != 0)
-            }
+        isPaging = true
         var walk = Walk(form: form)
-        walk.visit(form.root(system[.cr3]), level: form.levels - 1, linear: 0, memory)
+        walk.visit(form.root(system), level: form.levels - 1, linear: 0, memory)
         walk.flush(memory)
         stretches = walk.map.stretches
         isComplete = walk.map.isComplete
@@ -99,10 +90,10 @@ public struct LinearMap: Sendable {
                 let bytes = try? memory.read(
                     GuestPhysicalAddress(table), count: count * form.entrySize)
             else { return }
-            let shift = UInt64(12 + level * form.indexBits)
+            let shift = form.shift(level)
             for index in 0..<count {
                 let entry = form.entry(bytes, index)
-                guard entry & 1 != 0 else { continue }
+                guard entry & PagingForm.present != 0 else { continue }
                 let here = form.canonical(linear | UInt64(index) << shift)
                 if form.isLeaf(entry, level) {
                     add(here, form.frame(entry, level), 1 << shift, memory)
@@ -132,71 +123,6 @@ public struct LinearMap: Sendable {
             guard let last = pending else { return }
             pending = nil
             map.add(linear: last.linear, physical: last.physical, last.length, memory)
-        }
-    }
-}
-
-/// The forms of page tables (Intel SDM vol. 3, 4.1.1).
-private enum PagingForm: Equatable {
-    case classic(hasLargePages: Bool)
-    case pae, fourLevel, fiveLevel
-
-    var levels: Int {
-        switch self {
-        case .classic: 2
-        case .pae: 3
-        case .fourLevel: 4
-        case .fiveLevel: 5
-        }
-    }
-
-    var isClassic: Bool { levels == 2 }
-    var entrySize: Int { isClassic ? 4 : 8 }
-    var indexBits: Int { isClassic ? 10 : 9 }
-    var addressMask: UInt64 { isClassic ? 0xFFFF_F000 : 0x000F_FFFF_FFFF_F000 }
-
-    /// Where the first table is.
-    func root(_ cr3: UInt64) -> UInt64 {
-        self == .pae ? cr3 & 0xFFFF_FFE0 : cr3 & addressMask
-    }
-
-    func entryCount(_ level: Int) -> Int {
-        self == .pae && level == 2 ? 4 : 1 << indexBits
-    }
-
-    func entry(_ table: [UInt8], _ index: Int) -> UInt64 {
-        var value: UInt64 = 0
-        for byte in 0..<entrySize {
-            value |= UInt64(table[index * entrySize + byte]) << UInt64(byte * 8)
-        }
-        return value
-    }
-
-    func isLeaf(_ entry: UInt64, _ level: Int) -> Bool {
-        if level == 0 { return true }
-        guard entry & 1 << 7 != 0 else { return false }
-        return switch self {
-        case .classic(let hasLargePages): hasLargePages
-        case .pae: level == 1
-        case .fourLevel, .fiveLevel: level <= 2
-        }
-    }
-
-    /// The physical address that a leaf maps to.
-    func frame(_ entry: UInt64, _ level: Int) -> UInt64 {
-        let size = UInt64(1) << UInt64(12 + level * indexBits)
-        var frame = entry & addressMask & ~(size - 1)
-        // PSE-36: bits 20–13 of a 4 MiB page's entry are bits 39–32 of its address.
-        if isClassic, level == 1 { frame |= (entry >> 13 & 0xFF) << 32 }
-        return frame
-    }
-
-    /// The upper bits of a linear address repeat the highest that is translated.
-    func canonical(_ linear: UInt64) -> UInt64 {
-        switch self {
-        case .classic, .pae: linear & 0xFFFF_FFFF
-        case .fourLevel: UInt64(bitPattern: Int64(bitPattern: linear << 16) >> 16)
-        case .fiveLevel: UInt64(bitPattern: Int64(bitPattern: linear << 7) >> 7)
         }
     }
 }

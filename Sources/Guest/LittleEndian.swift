@@ -13,6 +13,15 @@ struct LittleEndianReader {
     }
 }
 
+extension LittleEndianReader {
+    /// The 16-bit number at an offset from the start of the bytes.
+    func half(at offset: Int) -> UInt16? {
+        guard offset >= 0, bytes.count >= 2, offset <= bytes.count - 2 else { return nil }
+        let at = bytes.startIndex + offset
+        return UInt16(bytes[at]) | UInt16(bytes[at + 1]) << 8
+    }
+}
+
 extension [UInt8] {
     /// Appends the bytes of a number, least significant first.
     mutating func append(littleEndian number: some FixedWidthInteger & UnsignedInteger) {

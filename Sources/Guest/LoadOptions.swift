@@ -11,19 +11,23 @@ public struct LoadOptions: Equatable, Sendable {
     public var commandLine: String
     /// Multiboot modules, in their order.
     public var modules: [GuestModule]
+    /// A Linux kernel's initial RAM disk.
+    public var initrd: GuestFile?
     /// Tables for a kernel to find its machine by. Not looked at for firmware, which makes its own.
     public var tables: SystemTables?
 
     /// Makes options; the defaults leave everything to the image.
     public init(
         kind: GuestKind? = nil, loadAddress: UInt64? = nil, entry: UInt64? = nil,
-        commandLine: String = "", modules: [GuestModule] = [], tables: SystemTables? = nil
+        commandLine: String = "", modules: [GuestModule] = [], initrd: GuestFile? = nil,
+        tables: SystemTables? = nil
     ) {
         self.kind = kind
         self.loadAddress = loadAddress
         self.entry = entry
         self.commandLine = commandLine
         self.modules = modules
+        self.initrd = initrd
         self.tables = tables
     }
 }

@@ -23,7 +23,7 @@ public struct LoadPlan: Sendable {
     public internal(set) var writes: [Write] = []
     /// General-purpose registers, RIP and RFLAGS at the first instruction. Interrupts are off, and
     /// there is no stack. RDI is the guest-physical address of the NUL-terminated command line, 0
-    /// without one; a multiboot kernel has EAX and EBX as its specification says instead.
+    /// without one; multiboot and Linux kernels have what their boot protocols say instead.
     public internal(set) var registers = GeneralRegisters()
     /// Segment and control registers at the first instruction.
     public internal(set) var systemRegisters = SystemRegisters()
@@ -33,7 +33,8 @@ public struct LoadPlan: Sendable {
     public internal(set) var notes: [String] = []
     /// The unpacked image.
     public let image: [UInt8]
-    /// The files and options, as a trace keeps them: the image first, then modules.
+    /// The files and options, as a trace keeps them: the image first, then modules
+    /// or an initial RAM disk.
     public let records: [GuestImageRecord]
 
     let name: String
@@ -72,6 +73,7 @@ public struct LoadPlan: Sendable {
         case .elf64: try planELF64()
         case .elf32: try planELF32()
         case .multiboot: try planMultiboot()
+        case .linux: try planLinux()
         case .firmware: try planFirmware()
         }
     }
@@ -104,6 +106,15 @@ public struct LoadPlan: Sendable {
             throw GuestError(
                 .badOption, name,
                 "firmware is entered at the reset vector: leave --load and --entry away")
+        }
+        if kind != .linux && options.initrd != nil {
+            throw GuestError(
+                .badOption, name, "an initrd goes to a Linux kernel, and this is \(kind.rawValue)")
+        }
+        if kind == .linux && (options.loadAddress != nil || options.entry != nil) {
+            throw GuestError(
+                .badOption, name,
+                "a Linux kernel says where it goes and is entered: leave --load and --entry away")
         }
         if kind == .multiboot && options.loadAddress != nil {
             throw GuestError(

@@ -1,3 +1,5 @@
+internal import Machine
+
 /// The MP floating pointer structure and the configuration table behind it (Intel MultiProcessor
 /// Specification 1.4, chapter 4).
 enum MPTable {
@@ -33,7 +35,7 @@ enum MPTable {
         bytes.append(littleEndian: UInt32(0))  // no OEM table
         bytes.append(littleEndian: UInt16(0))
         bytes.append(littleEndian: UInt16(entries.count))
-        bytes.append(littleEndian: SystemFacts.localAPIC)
+        bytes.append(littleEndian: UInt32(PCLayout.localAPIC))
         bytes.append(littleEndian: UInt32(0))  // no extended table
         bytes += entries.joined()
         bytes[7] = SystemFacts.checksum(bytes)
@@ -45,24 +47,24 @@ enum MPTable {
         // Usable, the bootstrap processor. Signature and features are a plain family 6 with FPU and
         // APIC: what the host's CPU has is for CPUID to say.
         var processor: [UInt8] = [
-            0, SystemFacts.localAPICID, SystemFacts.localAPICVersion, 0x03, 0x00, 0x06, 0, 0,
+            0, PCLayout.localAPICID, PCLayout.localAPICVersion, 0x03, 0x00, 0x06, 0, 0,
         ]
         processor.append(littleEndian: UInt32(1 << 0 | 1 << 9))
         processor += [UInt8](repeating: 0, count: 8)
         let bus = [1, isa] + Array("ISA   ".utf8)
-        var io: [UInt8] = [2, SystemFacts.ioAPICID, SystemFacts.ioAPICVersion, 1]
-        io.append(littleEndian: SystemFacts.ioAPIC)
+        var io: [UInt8] = [2, PCLayout.ioAPICID, PCLayout.ioAPICVersion, 1]
+        io.append(littleEndian: UInt32(PCLayout.ioAPIC))
         var all = [processor, bus, io]
         // The 8259 pair is at pin 0; its cascade line 2 is no device's.
-        all.append(line(3, .external, 0, to: SystemFacts.ioAPICID, 0))
+        all.append(line(3, .external, 0, to: PCLayout.ioAPICID, 0))
         for number in 0..<16 as Range<UInt8> where number != 2 {
             all.append(
                 line(
-                    3, .vectored, number, to: SystemFacts.ioAPICID, SystemFacts.pin(number),
-                    flags: number == SystemFacts.powerLine ? SystemFacts.levelFlags : 0))
+                    3, .vectored, number, to: PCLayout.ioAPICID, SystemFacts.pin(number),
+                    flags: Int(number) == PCLayout.powerLine ? SystemFacts.levelFlags : 0))
         }
-        all.append(line(4, .external, 0, to: SystemFacts.localAPICID, 0))
-        all.append(line(4, .nonMaskable, 0, to: SystemFacts.localAPICID, 1))
+        all.append(line(4, .external, 0, to: PCLayout.localAPICID, 0))
+        all.append(line(4, .nonMaskable, 0, to: PCLayout.localAPICID, 1))
         return all
     }
 

@@ -24,36 +24,12 @@ struct MultibootInformation {
     private static let moduleLength = 16
     private static let mapEntryLength = 24
 
-    /// One range of the memory map. Type 1 is RAM to use, 2 is reserved.
-    private struct MapEntry {
-        var base: UInt64
-        var length: UInt64
-        var type: UInt32
-    }
-
-    private var map: [MapEntry] {
-        let screen: UInt64 = 0xA_0000
-        let mebibyte: UInt64 = 0x10_0000
-        var map = [MapEntry(base: 0, length: min(ram.lowLength, screen), type: 1)]
-        if ram.lowLength > screen {
-            map.append(
-                MapEntry(base: screen, length: min(ram.lowLength, mebibyte) - screen, type: 2))
-        }
-        if ram.lowLength > mebibyte {
-            map.append(MapEntry(base: mebibyte, length: ram.lowLength - mebibyte, type: 1))
-        }
-        if ram.highLength > 0 {
-            map.append(MapEntry(base: RAMLayout.holeEnd, length: ram.highLength, type: 1))
-        }
-        return map
-    }
-
     /// How many bytes it takes, strings included.
     var length: UInt64 { UInt64(bytes(at: 0).count) }
 
     /// Its bytes when they lie at `base`, which is below 4 GiB with all it describes.
     func bytes(at base: UInt64) -> [UInt8] {
-        let map = map
+        let map = ram.map
         let modulesAt = Self.structureLength
         let mapAt = modulesAt + modules.count * Self.moduleLength
         let stringsAt = mapAt + map.count * Self.mapEntryLength
@@ -90,9 +66,7 @@ struct MultibootInformation {
         for entry in map {
             // The size field does not count itself.
             bytes.append(littleEndian: UInt32(Self.mapEntryLength - 4))
-            bytes.append(littleEndian: entry.base)
-            bytes.append(littleEndian: entry.length)
-            bytes.append(littleEndian: entry.type)
+            bytes.append(littleEndian: entry)
         }
         return bytes + strings
     }

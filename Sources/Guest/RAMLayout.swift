@@ -52,6 +52,41 @@ public struct RAMLayout: Equatable, Sendable {
         return address >= Self.holeEnd && last - Self.holeEnd < highLength
     }
 
+    /// One range of the map that a kernel is given.
+    struct MapEntry {
+        var base: UInt64
+        var length: UInt64
+        /// 1: RAM to use, 2: reserved (ACPI Specification 6.4, table 15.4).
+        var type: UInt32
+    }
+
+    /// The map that boot protocols pass on, in ascending order.
+    var map: [MapEntry] {
+        let screen: UInt64 = 0xA_0000
+        let mebibyte: UInt64 = 0x10_0000
+        var map = [MapEntry(base: 0, length: min(lowLength, screen), type: 1)]
+        if lowLength > screen {
+            map.append(
+                MapEntry(base: screen, length: min(lowLength, mebibyte) - screen, type: 2))
+        }
+        if lowLength > mebibyte {
+            map.append(MapEntry(base: mebibyte, length: lowLength - mebibyte, type: 1))
+        }
+        if highLength > 0 {
+            map.append(MapEntry(base: Self.holeEnd, length: highLength, type: 1))
+        }
+        return map
+    }
+
     /// Where RAM ends, for messages: `RAM (64 MiB)`.
     var name: String { "RAM (\(size(lengthInBytes)))" }
+}
+
+extension [UInt8] {
+    /// Appends an entry of the map as BIOS calls and boot protocols have it: 20 bytes.
+    mutating func append(littleEndian entry: RAMLayout.MapEntry) {
+        append(littleEndian: entry.base)
+        append(littleEndian: entry.length)
+        append(littleEndian: entry.type)
+    }
 }

@@ -8,22 +8,15 @@ public enum SystemTables: String, CaseIterable, Sendable {
     case apic = "apic-1"
 }
 
-/// What the tables say of the machine: the addresses and lines that its devices have.
+/// What the tables have in common.
 enum SystemFacts {
-    static let localAPIC: UInt32 = 0xFEE0_0000
-    static let localAPICVersion: UInt8 = 0x14
-    static let localAPICID: UInt8 = 0
-    static let ioAPIC: UInt32 = 0xFEC0_0000
-    static let ioAPICVersion: UInt8 = 0x11
-    static let ioAPICID: UInt8 = 1
-    /// The pin of an ISA line: pin 0 is the 8259 pair's, so that line 0 has pin 2.
-    static func pin(_ line: UInt8) -> UInt8 { line == 0 ? 2 : line }
     /// Active high, level-triggered, as both tables code it: the ACPI interrupt.
     static let levelFlags: UInt16 = 0x000D
-    static let powerLine: UInt8 = 9
-    static let powerPort: UInt32 = 0x600
-    static let powerCommandPort: UInt32 = 0xB2
-    static let resetPort: UInt64 = 0xCF9
+
+    /// The pin of an ISA line.
+    static func pin(_ line: UInt8) -> UInt8 {
+        UInt8(truncatingIfNeeded: PCLayout.pin(Int(line)))
+    }
 
     /// The byte that makes a sum of bytes zero.
     static func checksum(_ bytes: some Sequence<UInt8>) -> UInt8 { 0 &- bytes.reduce(0, &+) }

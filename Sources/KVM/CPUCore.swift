@@ -12,6 +12,8 @@ struct CPUCore: ~Copyable {
     let synchronised: SynchronisedRegisters
     /// What was asked for and KVM does not copy: fetched by requests at every exit.
     let fetched: SynchronisedRegisters
+    /// Every exit puts segment and control registers on the page.
+    let keepsSystemRegisters: Bool
     /// The size of the XSAVE area in bytes, at least 4096.
     let xsaveBytes: Int
     let hasXSAVE2: Bool
@@ -28,6 +30,7 @@ struct CPUCore: ~Copyable {
         self.descriptor = descriptor
         synchronised = wanted.intersection(possible)
         fetched = wanted.subtracting(possible)
+        keepsSystemRegisters = wanted.contains(.system)
         self.xsaveBytes = xsaveBytes
         self.hasXSAVE2 = hasXSAVE2
         unsafe ckvm_set_sync_valid(page.run, synchronised.rawValue)

@@ -98,10 +98,14 @@ public struct VCPUEvents: Sendable {
     /// KVM_VCPUEVENT_VALID_SHADOW.
     public static let validShadow: UInt32 = 4
 
+    /// Whether an exception or interrupt is on its way into the guest.
+    public var isAnythingUnderWay: Bool {
+        exceptionInjected || exceptionPending || interruptInjected || nmiInjected || nmiPending
+    }
+
     /// Whether anything is being delivered, waits or is shadowed: no place for a landmark.
     public var isAnythingPending: Bool {
-        exceptionInjected || exceptionPending || interruptInjected || nmiInjected || nmiPending
-            || interruptShadow != 0 || tripleFaultPending
+        isAnythingUnderWay || interruptShadow != 0 || tripleFaultPending
     }
 }
 

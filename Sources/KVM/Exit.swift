@@ -13,7 +13,7 @@ public enum Exit: Sendable {
     case exception(vector: UInt32, errorCode: UInt32)
     /// KVM_EXIT_IO: the bytes are at ``PendingCPU/withIOData(_:)`` or ``PendingCPU/ioValue``.
     case io(PortIO)
-    /// KVM_EXIT_HYPERCALL; answered by ``PendingCPU/answerHypercall(_:)``.
+    /// KVM_EXIT_HYPERCALL.
     case hypercall(Hypercall)
     /// KVM_EXIT_DEBUG.
     case debug(DebugStop)

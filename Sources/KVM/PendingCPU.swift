@@ -102,34 +102,23 @@ public struct PendingCPU: ~Copyable {
     /// further exit; it is an ordinary one: answer it and settle again. No request is made where
     /// nothing can be pending.
     public consuming func settle() throws(KVMError) -> SettleStep {
-        if isClean { return .settled(SettledCPU(core: core)) }
+        if let exit = try finish() { return .exit(exit, self) }
+        return .settled(SettledCPU(core: core))
+    }
+
+    /// As ``settle()``, in place: the CPU is kept where KVM fails.
+    ///
+    /// - Returns: The further exit; nil where nothing is pending any more, and settling this CPU
+    ///   takes no request.
+    public mutating func finish() throws(KVMError) -> Exit? {
+        if isClean { return nil }
         let run = unsafe core.page.run
         unsafe ckvm_set_immediate_exit(run, 1)
         let result = unsafe enter(run)
         unsafe ckvm_kick_restore(core.mapping.kick)
-        if result != 0, try !isFault(result) {
-            return .settled(SettledCPU(core: core))
-        }
+        if result != 0, try !isFault(result) { return nil }
         if !core.fetched.isEmpty { try core.fetch() }
-        let exit = unsafe core.page.decodeExit()
-        return .exit(exit, self)
-    }
-
-    /// Settles, handing every further exit to a closure that answers it.
-    public consuming func settle<Failure: Error>(
-        onExit: (Exit, inout PendingCPU) throws(Failure) -> Void
-    ) throws(SettleError<Failure>) -> SettledCPU {
-        var pending = self
-        while true {
-            let step: SettleStep
-            do throws(KVMError) { step = try pending.settle() } catch { throw .kvm(error) }
-            switch consume step {
-            case .settled(let settled): return settled
-            case .exit(let exit, let next):
-                pending = next
-                do throws(Failure) { try onExit(exit, &pending) } catch { throw .handler(error) }
-            }
-        }
+        return unsafe core.page.decodeExit()
     }
 
     /// Clears the interrupt bitmap on the run page, the last four words of the system registers.
@@ -140,6 +129,8 @@ public struct PendingCPU: ~Copyable {
     /// not written back.
     @inline(__always)
     public mutating func clearInterruptBitmap() {
+        // Nobody keeps the page's registers up to date elsewhere.
+        guard core.keepsSystemRegisters else { return }
         let registers = unsafe core.page.systemRegisters
         unsafe registers.pointee.words[35] = 0
         unsafe registers.pointee.words[36] = 0
@@ -150,7 +141,7 @@ public struct PendingCPU: ~Copyable {
     /// Puts segment and control registers on the page where the CPU was not asked to synchronise
     /// them (KVM_GET_SREGS); nothing to do where it was.
     public mutating func refreshSystemRegisters() throws(KVMError) {
-        guard !core.synchronised.contains(.system), !core.fetched.contains(.system) else { return }
+        guard !core.keepsSystemRegisters else { return }
         // SAFETY: the area of the page has the size that the kernel writes.
         try KVMError.check(
             unsafe ckvm_get_sregs(core.descriptor.number, core.page.systemRegisters),
@@ -202,12 +193,6 @@ public struct PendingCPU: ~Copyable {
     public var isReadyForInterrupt: Bool {
         unsafe ckvm_ready_for_interrupt_injection(core.page.run) != 0
     }
-
-    /// RFLAGS.IF as KVM saw it at the exit.
-    public var interruptFlag: Bool { unsafe ckvm_if_flag(core.page.run) != 0 }
-
-    /// The run page's `flags`: KVM_RUN_X86_SMM (bit 0), _BUS_LOCK (bit 1).
-    public var flags: UInt16 { unsafe ckvm_run_flags(core.page.run) }
 
     /// CR8 as of the last exit. Without an interrupt controller in the kernel every run takes it
     /// from here, so that what is written is what the guest sees (`kvm_run.cr8`).
@@ -288,12 +273,6 @@ public struct PendingCPU: ~Copyable {
         unsafe ckvm_answer_msr(core.page.run, value, fault ? 1 : 0)
     }
 
-    /// Answers an ``Exit/hypercall(_:)``. Does nothing after any other exit.
-    public mutating func answerHypercall(_ value: UInt64) {
-        guard unsafe ckvm_exit_reason(core.page.run) == UInt32(KVM_EXIT_HYPERCALL) else { return }
-        unsafe ckvm_answer_hypercall(core.page.run, value)
-    }
-
     /// The one exception from "registers only when settled": after an OUT of count 1, registers
     /// may be replaced through the run page (`kvm_dirty_regs`), since nothing of an OUT is left
     /// to finish that reads them. RIP must stay as it was: on some hosts the OUT is skipped only
@@ -367,11 +346,6 @@ public struct PendingCPU: ~Copyable {
         try core.setGuestDebug(debug)
     }
 
-    /// Asks for an ``Exit/irqWindowOpen`` as soon as the guest can take an interrupt.
-    public mutating func requestInterruptWindow(_ on: Bool) {
-        unsafe ckvm_set_request_interrupt_window(core.page.run, on ? 1 : 0)
-    }
-
     // MARK: Kicks
 
     /// A handle that makes this vCPU return, for other threads.
@@ -392,12 +366,4 @@ public enum SettleStep: ~Copyable {
     case settled(SettledCPU)
     /// A further exit: answer it and settle again.
     case exit(Exit, PendingCPU)
-}
-
-/// Why settling with a handler failed.
-public enum SettleError<Failure: Error>: Error {
-    /// KVM failed.
-    case kvm(KVMError)
-    /// The handler of exits threw.
-    case handler(Failure)
 }

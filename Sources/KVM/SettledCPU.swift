@@ -297,18 +297,6 @@ public struct SettledCPU: ~Copyable {
         try core.setGuestDebug(debug)
     }
 
-    /// Where the guest's page tables put a linear address now, nil where nowhere
-    /// (KVM_TRANSLATE).
-    public func translate(
-        _ address: GuestVirtualAddress
-    ) throws(KVMError) -> GuestPhysicalAddress? {
-        var physical: UInt64 = 0
-        let found = try KVMError.check(
-            unsafe ckvm_translate(core.descriptor.number, address.rawValue, &physical),
-            "KVM_TRANSLATE")
-        return found != 0 ? GuestPhysicalAddress(physical) : nil
-    }
-
     /// The guest's TSC frequency in kHz (KVM_GET_TSC_KHZ).
     public func tscKilohertz() throws(KVMError) -> Int {
         try KVMError.check(ckvm_get_tsc_khz(core.descriptor.number), "KVM_GET_TSC_KHZ")

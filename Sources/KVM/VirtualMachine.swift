@@ -74,13 +74,6 @@ public struct VirtualMachine: ~Copyable {
         slotPages.append((slot, memory.count / 4096))
     }
 
-    /// Takes a slot out of the guest; its addresses exit as MMIO from then on.
-    public mutating func removeMemory(slot: UInt32) throws(KVMError) {
-        let result = ckvm_set_memory(descriptor.number, slot, 0, 0, 0, nil)
-        try KVMError.check(result, "KVM_SET_USER_MEMORY_REGION")
-        slotPages.removeAll { $0.slot == slot }
-    }
-
     /// Moves the dirty log of a slot into a bitmap and clears it (KVM_GET_DIRTY_LOG).
     ///
     /// - Parameter bitmap: One bit a page, lowest bit of the first word first; at least

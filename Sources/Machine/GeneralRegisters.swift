@@ -31,16 +31,19 @@ public struct GeneralRegisters: Sendable {
         set { words[register.rawValue] = newValue }
     }
 
+    // The next two are inlinable: called through a pointer to the run page at every exit, either
+    // would copy all 144 bytes first.
+
     /// The instruction pointer: an offset in CS, which is flat in long mode and mostly elsewhere.
-    public var rip: UInt64 {
-        get { self[.rip] }
-        set { self[.rip] = newValue }
+    @inlinable public var rip: UInt64 {
+        get { words[16] }
+        set { words[16] = newValue }
     }
 
     /// The flags register.
-    public var rflags: UInt64 {
-        get { self[.rflags] }
-        set { self[.rflags] = newValue }
+    @inlinable public var rflags: UInt64 {
+        get { words[17] }
+        set { words[17] = newValue }
     }
 }
 

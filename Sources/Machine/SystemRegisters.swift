@@ -166,6 +166,12 @@ public struct SystemRegisters: Sendable {
         isRealMode ? 0 : UInt8(truncatingIfNeeded: words[5 * 3 + 2]) & 3
     }
 
+    /// The linear address of an offset in the code segment, RIP above all: the offset itself in
+    /// 64-bit code; elsewhere CS's base is added, and the sum has 32 bits (Intel SDM vol. 3, 3.3).
+    public func linearAddress(ofCode offset: UInt64) -> GuestVirtualAddress {
+        mode.linearAddress(ofCode: offset, base: words[SegmentName.cs.rawValue * 3])
+    }
+
     private func table(at index: Int) -> DescriptorTable {
         DescriptorTable(
             base: words[index], limit: UInt16(truncatingIfNeeded: words[index + 1]))
@@ -208,4 +214,9 @@ public enum CPUMode: String, CaseIterable, Sendable {
     case compatibility
     /// Long mode, 64-bit code.
     case long
+
+    /// As ``SystemRegisters/linearAddress(ofCode:)``, where mode and CS's base are at hand.
+    public func linearAddress(ofCode offset: UInt64, base: UInt64) -> GuestVirtualAddress {
+        GuestVirtualAddress(self == .long ? offset : (base &+ offset) & 0xFFFF_FFFF)
+    }
 }

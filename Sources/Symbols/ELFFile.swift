@@ -105,20 +105,31 @@ internal import CElf
                 file: name, what: "the section header table", offset: offset, sizeInBytes: size)
         }
         var sections: [Section] = []
-        // SAFETY: the handle is open; elf_nextscn walks from null over sections libelf owns.
-        var section = unsafe elf_nextscn(elf, nil)
-        while let current = unsafe section {
-            var header = GElf_Shdr()
-            if unsafe gelf_getshdr(current, &header) != nil {
-                sections.append(
-                    Section(
-                        index: unsafe elf_ndxscn(current), type: header.sh_type,
-                        flags: header.sh_flags, address: header.sh_addr, offset: header.sh_offset,
-                        size: header.sh_size, link: header.sh_link))
-            }
-            unsafe section = unsafe elf_nextscn(elf, current)
+        unsafe forEachSection { section, header in
+            sections.append(
+                Section(
+                    index: unsafe elf_ndxscn(section), type: header.sh_type,
+                    flags: header.sh_flags, address: header.sh_addr, offset: header.sh_offset,
+                    size: header.sh_size, link: header.sh_link))
+            return true
         }
         return sections
+    }
+
+    /// Calls `body` with each section and its header, valid during the call, until it gives false.
+    /// Sections without a readable header are left out.
+    func forEachSection(_ body: (OpaquePointer, GElf_Shdr) -> Bool) {
+        unsafe withHandle { elf in
+            // SAFETY: the handle is open; elf_nextscn walks from null over sections libelf owns.
+            var section = unsafe elf_nextscn(elf, nil)
+            while let current = unsafe section {
+                var header = GElf_Shdr()
+                if unsafe gelf_getshdr(current, &header) != nil {
+                    guard unsafe body(current, header) else { return }
+                }
+                unsafe section = unsafe elf_nextscn(elf, current)
+            }
+        }
     }
 
     /// The PT_LOAD program headers that take memory; none where the table is damaged.

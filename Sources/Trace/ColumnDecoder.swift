@@ -11,6 +11,8 @@ struct RowBuffer: ~Copyable {
     var times: [ExitTime] = []
     /// What the world took from outside, in order; empty without a world stream.
     var world: [WorldEntry] = []
+    /// What ``world`` takes before compression.
+    var worldBytes = 0
 
     mutating func removeAll() {
         rows.removeAll()
@@ -18,6 +20,7 @@ struct RowBuffer: ~Copyable {
         baseline.removeAll(keepingCapacity: true)
         times.removeAll(keepingCapacity: true)
         world.removeAll(keepingCapacity: true)
+        worldBytes = 0
     }
 
     /// Row n, valid until the buffer changes.
@@ -107,6 +110,8 @@ struct ColumnDecoder: ~Copyable {
             var worldShapes = columns[Column.worldShapes]
             var worldTimes = columns[Column.worldTimes]
             var worldInput = columns[Column.worldInput]
+            output.worldBytes =
+                worldShapes.remaining + worldTimes.remaining + worldInput.remaining
             try WorldColumnDecoder.decode(
                 shapes: &worldShapes, times: &worldTimes, input: &worldInput,
                 exitSites: exitSites, siteCount: sites.count, into: &output.world)

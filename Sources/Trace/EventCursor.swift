@@ -19,6 +19,8 @@ public struct EventCursor: ~Copyable {
     private var entryBlock = -1
     /// The number of the next exit.
     public private(set) var nextExitNumber: UInt64
+    /// The world stream of the blocks that were read so far.
+    public private(set) var worldSize = WorldSize()
     /// What the first `next` gives, found while going to the exit asked for.
     private var pending: Event?
 
@@ -96,6 +98,8 @@ public struct EventCursor: ~Copyable {
                 throw error
             }
             reader = RowReader(states: rows.baseline)
+            worldSize.events &+= UInt64(rows.world.count)
+            worldSize.bytes &+= UInt64(rows.worldBytes)
             if !rows.ends.isEmpty { return true }
         }
         return false

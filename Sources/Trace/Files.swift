@@ -1,3 +1,5 @@
+internal import Threads
+
 #if canImport(Glibc)
     private import Glibc
 #endif
@@ -154,6 +156,11 @@ enum Paths {
     }
 }
 
+/// An errno.
+struct SystemError: Error {
+    var number: Int32
+}
+
 extension TraceError {
     /// What failed, of what file, and the system's reason.
     init(_ error: SystemError, file: String, _ what: String) {
@@ -167,5 +174,9 @@ extension TraceError {
             default: ""
             }
         self.init(.system(error.number), file: file, "\(what): \(reason)\(advice)")
+    }
+    /// The thread that could not be started.
+    init(_ error: ThreadError, file: String) {
+        self.init(.system(error.number), file: file, error.description)
     }
 }

@@ -205,6 +205,7 @@ struct Tail: Sendable {
                 if unsafe WorldRow.isOne(frame.row) {
                     if let event = try? unsafe WorldRow.read(frame.row) {
                         output.world.append(WorldEntry(exit: exit, event: event))
+                        output.worldBytes += unsafe frame.row.count
                     }
                     continue
                 }

@@ -1,4 +1,5 @@
 public import Machine
+internal import Threads
 
 /// One row of a tape, where it lies: valid until the cursor's next `next`.
 @unsafe
@@ -125,8 +126,10 @@ public struct TapeCursor: ~Copyable {
     private static func startThread(
         _ trace: TraceReader, _ ahead: DecodeAhead
     ) throws(TraceError) -> WorkerThread {
-        do throws(SystemError) { return try WorkerThread { ahead.run() } } catch {
-            throw TraceError(error, file: trace.path, "cannot start a thread")
+        do throws(ThreadError) {
+            return try WorkerThread("to decode ahead") { ahead.run() }
+        } catch {
+            throw TraceError(error, file: trace.path)
         }
     }
 

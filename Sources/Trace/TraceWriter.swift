@@ -1,59 +1,10 @@
 public import Machine
 import Synchronization
+internal import Threads
 
 #if canImport(Glibc)
     private import Glibc
 #endif
-
-/// How a trace is written.
-public struct TraceOptions: Equatable, Sendable {
-    /// The counter that stamps come from; nil leaves every observed field out of the trace, so that
-    /// equal runs give equal bytes.
-    public var timing: TimeBase?
-    /// An existing trace, or what an interrupted recording left, may be replaced.
-    public var overwrites: Bool
-    /// The trace gets a world stream: ``TraceWriter/world(_:microseconds:)``.
-    public var hasWorldStream = false
-    /// The file may not grow beyond this, in bytes: for tests of a full disk.
-    var maximumFileBytes: UInt64 = .max
-    /// Blocks between the vCPU thread and the writer thread: for tests of waiting.
-    var ringSlots = 16
-
-    /// Makes options.
-    public init(timing: TimeBase? = nil, overwrites: Bool = false) {
-        self.timing = timing
-        self.overwrites = overwrites
-    }
-}
-
-/// How far a recording is; may be read from any thread.
-public final class TraceProgress: Sendable {
-    private let exits = Atomic<UInt64>(0)
-    private let bytes = Atomic<UInt64>(0)
-
-    /// Exits that were encoded.
-    public var exitCount: UInt64 { exits.load(ordering: .relaxed) }
-    /// Bytes of the trace that were written.
-    public var bytesWritten: UInt64 { bytes.load(ordering: .relaxed) }
-
-    @inline(__always)
-    func set(exits newValue: UInt64) { exits.store(newValue, ordering: .relaxed) }
-    func set(bytes newValue: UInt64) { bytes.store(newValue, ordering: .relaxed) }
-}
-
-/// What was recorded.
-public struct TraceSummary: Equatable, Sendable {
-    /// Numbered exits.
-    public var exitCount: UInt64
-    /// Events of all kinds.
-    public var eventCount: UInt64
-    /// Length of the trace, in bytes.
-    public var fileBytes: UInt64
-    /// Bytes of the blocks of events, headers included: what the exits cost.
-    public var eventBytes: UInt64
-    /// The digests of the whole run.
-    public var digests: RunningDigests
-}
 
 /// Writes a trace.
 ///
@@ -98,70 +49,19 @@ public struct TraceWriter: ~Copyable {
     ) throws(TraceError) {
         precondition((1...Limits.vCPUs).contains(header.machine.vCPUCount))
         precondition(options.timing.map { $0.ticksPerSecond > 0 } ?? true)
-        let parts = try Self.open(path, header, options)
+        let new = try NewTrace(path, header, options)
         self.path = path
         self.options = options
-        progress = parts.progress
-        ring = parts.ring
-        core = parts.core
-        thread = parts.thread
+        progress = new.progress
+        ring = new.ring
+        core = new.core
+        thread = new.thread
         encoder = RowEncoder(vCPUCount: header.machine.vCPUCount)
         previousReturned = options.timing?.origin ?? 0
         // SAFETY: `openSlot` sets both before they are used.
         unsafe frames = ring.slot(1)
         unsafe committed = EventRing.committed(ring.slot(1))
         openSlot(1)
-    }
-
-    private struct Parts {
-        var progress: TraceProgress
-        var ring: EventRing
-        var core: WriterCore
-        var thread: WorkerThread
-    }
-
-    private static func open(
-        _ path: String, _ fullHeader: TraceHeader, _ options: TraceOptions
-    ) throws(TraceError) -> Parts {
-        let partial = Paths.partial(path)
-        let output = try create(path, options)
-        var header = fullHeader
-        if options.timing == nil { header.observed = nil }
-        let payloads = HeaderCoding.payloads(of: header)
-        let identity = HeaderCoding.identity(of: payloads)
-        var blocks = BlockWriter(
-            output, path: partial, identity: identity,
-            maximumFileBytes: options.maximumFileBytes)
-        do throws(TraceError) {
-            try write(header, payloads, identity, options, to: &blocks)
-        } catch {
-            // Nothing was recorded yet: half a header is of no use to anyone.
-            Paths.remove(partial)
-            throw error
-        }
-        let progress = TraceProgress()
-        progress.set(bytes: blocks.offset)
-
-        let sideHeader = SideHeader(
-            vCPUCount: header.machine.vCPUCount, timing: options.timing,
-            hasWorldStream: options.hasWorldStream, identity: identity,
-            firstSequence: blocks.sequence, slotCount: options.ringSlots)
-        let sidePath = Paths.tail(ofPartial: partial)
-        do throws(SystemError) {
-            let side = try Descriptor(sidePath, flags: O_RDWR | O_CREAT | O_EXCL)
-            let ring = try EventRing(side, sideHeader)
-            let core = WriterCore(
-                blocks, ring, progress,
-                ColumnEncoder(
-                    vCPUCount: header.machine.vCPUCount, timing: options.timing,
-                    hasWorldStream: options.hasWorldStream))
-            let thread = try WorkerThread { core.run() }
-            return Parts(progress: progress, ring: ring, core: core, thread: thread)
-        } catch {
-            Paths.remove(sidePath)
-            Paths.remove(partial)
-            throw TraceError(error, file: sidePath, "cannot create the trace's side file")
-        }
     }
 
     deinit {
@@ -418,92 +318,5 @@ public struct TraceWriter: ~Copyable {
         counted = 0
         worldCounted = 0
         slotEvents = 0
-    }
-
-    // MARK: Creation
-
-    private static func create(
-        _ path: String, _ options: TraceOptions
-    ) throws(TraceError) -> Descriptor {
-        let partial = Paths.partial(path)
-        let advice = "choose another name, or allow overwriting"
-        switch PathKind(path) {
-        case .nothing: break
-        case .regularFile:
-            guard options.overwrites else {
-                throw TraceError(.exists, file: path, "the file exists: \(advice)")
-            }
-        case .other:
-            throw TraceError(
-                .exists, file: path, "this is no regular file: choose another name")
-        }
-        if PathKind(partial) != .nothing {
-            guard options.overwrites else {
-                throw TraceError(
-                    .exists, file: partial,
-                    "an interrupted recording is there, and can be read: \(advice)")
-            }
-            guard !isBeingWritten(partial) else {
-                throw TraceError(
-                    .exists, file: partial, "this is being recorded now: choose another name")
-            }
-            Paths.remove(partial)
-        }
-        do throws(SystemError) {
-            Paths.remove(Paths.tail(ofPartial: partial))
-            let file = try Descriptor(partial, flags: O_RDWR | O_CREAT | O_EXCL)
-            _ = file.lock()
-            return file
-        } catch {
-            throw TraceError(error, file: partial, "cannot create the trace")
-        }
-    }
-
-    /// Another process holds the lock of a partial trace.
-    private static func isBeingWritten(_ partial: String) -> Bool {
-        do throws(SystemError) {
-            let old = try Descriptor(partial, flags: O_RDONLY)
-            return !old.lock()
-        } catch { return false }
-    }
-
-    private static func write(
-        _ header: TraceHeader, _ payloads: [MetadataPayload], _ identity: UInt64,
-        _ options: TraceOptions, to blocks: inout BlockWriter
-    ) throws(TraceError) {
-        guard header.images.count <= HeaderCoding.maximumImages else {
-            throw TraceError(
-                .tooLarge, file: blocks.path,
-                "\(header.images.count) images, and \(HeaderCoding.maximumImages) is the most")
-        }
-        var prelude = Prelude(identity: identity)
-        if options.timing != nil { prelude.flags |= Prelude.timingFlag }
-        if options.hasWorldStream { prelude.flags |= Prelude.worldFlag }
-        try blocks.prelude(prelude)
-        for payload in payloads {
-            // SAFETY: the payload outlives the call.
-            try blocks.metadata(payload.type, payload.bytes)
-        }
-        for (index, image) in header.images.enumerated() {
-            guard image.byteCount <= ImageRecord.maximumBytes else {
-                throw TraceError(
-                    .tooLarge, file: blocks.path,
-                    "image \(image.name) has \(image.byteCount) bytes, and "
-                        + "\(ImageRecord.maximumBytes) is the most")
-            }
-            for segment in image.segments {
-                var begin = 0
-                while begin < segment.bytes.count {
-                    let end = min(begin + Limits.imageChunkBytes, segment.bytes.count)
-                    var chunk = ByteBuffer(capacity: end - begin + 16)
-                    chunk.append(UInt32(index))
-                    chunk.append(UInt32(0))
-                    chunk.append(segment.offset + UInt64(begin))
-                    chunk.append(Array(segment.bytes[begin..<end]))
-                    try blocks.metadata(.imageBytes, chunk.array())
-                    begin = end
-                }
-            }
-        }
     }
 }

@@ -51,6 +51,17 @@ public struct WorldCursor: ~Copyable {
     private mutating func skip() { nextEntry += 1 }
 }
 
+/// How much a world stream is.
+public struct WorldSize: Equatable, Sendable {
+    /// Its events.
+    public var events: UInt64 = 0
+    /// What they take before compression, in bytes.
+    public var bytes: UInt64 = 0
+
+    /// None.
+    public init() {}
+}
+
 extension TraceReader {
     /// The world stream from an exit on: what belongs to it, and to what follows. From 0, with what
     /// is before the first exit. Empty where the trace has none.

@@ -71,6 +71,8 @@ struct TimedRecorder: RunListener, ~Copyable {
             }.min() ?? 0
     }
 
+    static var isListening: Bool { true }
+
     mutating func exit(
         _ detail: ExitDetail<UnsafeRawBufferPointer>, flags: ExitFlags, rewind: UInt8,
         registers: UnsafePointer<GeneralRegisters>, system: UnsafePointer<SystemRegisters>,
@@ -113,5 +115,9 @@ struct TimedRecorder: RunListener, ~Copyable {
 
     mutating func interruption(_ interruption: Interruption) throws(ExecutionError) -> Bool {
         try recorder.interruption(interruption)
+    }
+
+    mutating func arrival(_ event: WorldEvent) throws(ExecutionError) {
+        try recorder.arrival(event)
     }
 }

@@ -45,7 +45,7 @@ private func text(_ console: ConsoleExtractor) -> String {
             DeviceDescription(name: "isa-debug-exit", base: "port 0xf4"),
             DeviceDescription(
                 name: "uart16550", base: "port 0x2f8..0x2ff", configuration: "memory=0xfe000000"),
-            DeviceDescription(name: "uart", base: "mmio 0xfe000000"),
+            DeviceDescription(name: "uart", base: "memory 0xfe000000..0xfe000007"),
             DeviceDescription(name: "16550a", base: "somewhere"),
         ])
     #expect(

@@ -70,6 +70,44 @@ func everyExitIsCountedOnce(_ grouping: Grouping) throws {
         ])
 }
 
+@Test func whatDevicesClaimIsFoundInTheirDescriptions() {
+    let claimed = ClaimedAddresses(
+        MachineDescription(
+            ramBytes: 4096,
+            devices: [
+                DeviceDescription(name: "8259a-pair", base: "port 0x20..0x21 0xa0..0xa1"),
+                DeviceDescription(name: "16550a", base: "port 0x3f8"),
+                DeviceDescription(name: "local-apic", base: "memory 0xfee00000..0xfee00fff"),
+                DeviceDescription(name: "uart", base: "port 0xfffe", configuration: "memory=0x10"),
+                // None of these says where it is.
+                DeviceDescription(name: "a", base: "port 0x90..0x80"),
+                DeviceDescription(name: "b", base: "port 0x10000"),
+                DeviceDescription(name: "c", base: "port"),
+                DeviceDescription(name: "d", base: "memory 0x1..0x2..0x3"),
+                DeviceDescription(name: "e", base: "mmio 0x0..0xffffffffffffffff"),
+            ]))
+    let ports = (0...UInt16.max).filter { claimed.claims(port: $0) }
+    #expect(ports == [0x20, 0x21, 0xA0, 0xA1] + Array(0x3F8...0x3FF) + [0xFFFE, 0xFFFF])
+    let addresses: [UInt64] = [0xF, 0x10, 0x17, 0x18, 0xFEDF_FFFF, 0xFEE0_0000, 0xFEE0_0FFF]
+    #expect(
+        addresses.map { claimed.claims(address: $0) }
+            == [false, true, true, false, false, true, true])
+}
+
+@Test func theWorldStreamIsCounted() throws {
+    let directory = try TemporaryDirectory()
+    let path = try writeShowcase("\(directory.path)/a.vmtape")
+    #expect(try statistics(path).world == WorldSize())
+    var found = try statistics(path)
+    found.world.events = 212
+    found.world.bytes = 1536
+    let line = text(found).split(separator: "\n").first { $0.hasPrefix("world") }
+    #expect(line == "world        212 events, 1.50 KiB before compression")
+    let json = OutputStream()
+    found.writeJSON(to: json)
+    #expect(json.text.contains("\"world_events\":212,\"world_bytes\":1536,"))
+}
+
 @Test func partsOfARunAreCounted() throws {
     let directory = try TemporaryDirectory()
     let path = try writePolling("\(directory.path)/a.vmtape", exits: 10_000)

@@ -153,10 +153,10 @@ import Testing
         var machine = try Self.make(mask: 0xFFFF)
         machine.set(0x300, 0x4_0045)
         #expect(machine.devices.hasInterrupt == true)
-        machine.devices.synchroniseAPIC(taskPriorityClass: 4, base: LocalAPIC.initialBase)
+        machine.devices.synchroniseAPIC(taskPriorityClass: 4, base: PCLayout.localAPICBase)
         #expect(machine.devices.hasInterrupt == false)
         #expect(machine.get(0x80) == 0x40)
-        machine.devices.synchroniseAPIC(taskPriorityClass: 3, base: LocalAPIC.initialBase)
+        machine.devices.synchroniseAPIC(taskPriorityClass: 3, base: PCLayout.localAPICBase)
         #expect(machine.devices.acknowledgeInterrupt() == 0x45)
     }
 
@@ -165,7 +165,7 @@ import Testing
         var machine = try Self.make(mask: 0xFFFF)
         func hold(_ priority: UInt64) -> Bool {
             machine.devices.synchroniseAPIC(
-                taskPriorityClass: priority, base: LocalAPIC.initialBase)
+                taskPriorityClass: priority, base: PCLayout.localAPICBase)
             return machine.devices.isHoldingBack
         }
         #expect(hold(15) == false)  // nothing to hold

@@ -155,10 +155,29 @@ import Testing
         let machine = try Machine(serialMemoryBase: 0xD000_0000)
         #expect(
             machine.devices.descriptions.map { "\($0.name) \($0.base) \($0.options)" } == [
-                "16550a port 0x3f8 memory=0xd0000000", "debug-console port 0xe9 ",
+                "16550a port 0x3f8..0x3ff memory=0xd0000000", "debug-console port 0xe9 ",
                 "debug-console port 0x402 ", "isa-debug-exit port 0xf4 ", "8042-reset port 0x64 ",
                 "reset-control port 0xcf9 ",
             ])
         #expect(machine.devices.descriptions[0].irq == 4)
+    }
+
+    @Test(arguments: MachineKind.allCases)
+    func descriptionsNameEveryPort(_ kind: MachineKind) throws {
+        let devices = try DeviceSet(.init(machine: kind))
+        var described: Set<UInt16> = []
+        for device in devices.descriptions where device.base.hasPrefix("port ") {
+            for range in device.base.split(separator: " ").dropFirst() {
+                let ends = range.split(separator: ".").map { UInt16($0.dropFirst(2), radix: 16) }
+                let first = try #require(ends.first ?? nil)
+                let last = try #require(ends.last ?? nil)
+                described.formUnion(first...last)
+            }
+        }
+        for port in 0...UInt16.max {
+            #expect(
+                described.contains(port) == (devices.slot(port) != .unclaimed),
+                "port 0x\(String(port, radix: 16))")
+        }
     }
 }

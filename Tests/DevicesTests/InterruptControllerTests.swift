@@ -153,6 +153,20 @@ import Testing
         #expect(!pair.hasInterrupt)
     }
 
+    @Test func specialFullyNestedHoldsBackWhatIsLower() {
+        var pair = Self.makePair(icw4: 0x11)
+        pair.setLine(9, true)
+        #expect(pair.acknowledge() == 0x71)
+        // The slave's line is in service: lines 3 to 7 are behind it.
+        pair.setLine(3, true)
+        #expect(!pair.hasInterrupt)
+        pair.setLine(8, true)
+        #expect(pair.acknowledge() == 0x70)
+        // Lines 0 and 1 are before it.
+        pair.setLine(1, true)
+        #expect(pair.acknowledge() == 0x09)
+    }
+
     @Test func specialFullyNestedLetsTheSlaveAskAgain() {
         for (icw4, again) in [(0x01, false), (0x11, true)] as [(UInt8, Bool)] {
             var pair = Self.makePair(icw4: icw4)

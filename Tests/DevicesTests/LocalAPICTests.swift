@@ -20,13 +20,15 @@ import Testing
     @Test func registersAfterReset() {
         var apic = LocalAPIC()
         let expected: [(UInt16, UInt32)] = [
-            (0x20, 0), (0x30, 0x0006_0014), (0x80, 0), (0x90, 0), (0xA0, 0), (0xB0, 0), (0xD0, 0),
+            (0x20, 0), (0x30, 0x0006_0014), (0x80, 0), (0x90, 0), (0xA0, 0), (0xB0, 0), (0xC0, 0),
+            (0xD0, 0),
             (0xE0, 0xFFFF_FFFF), (0xF0, 0xFF), (0x100, 0), (0x1F0, 0), (0x270, 0), (0x280, 0),
             (0x300, 0), (0x310, 0), (0x2F0, 0x1_0000), (0x320, 0x1_0000), (0x330, 0x1_0000),
             (0x340, 0x1_0000), (0x350, 0x700), (0x360, 0x1_0000), (0x370, 0x1_0000), (0x380, 0),
             (0x390, 0), (0x3E0, 0),
         ]
         for (offset, value) in expected { #expect(apic.read(offset) == value, "0x\(offset)") }
+        _ = apic.write(0x280, 0)
         #expect(apic.read(0x280) == 0)  // none of these was an illegal register
         #expect(apic.page == 0xFEE0_0000)
     }

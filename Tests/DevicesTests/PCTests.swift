@@ -275,14 +275,38 @@ import Testing
         }
     }
 
+    /// PMBA and SMBBA are port bases of 16 bits (82371AB data sheet, 7.1), and the status registers
+    /// behind PMBA are cleared by ones (7.2).
+    @Test func powerManagementRegistersKeepWhatTheyCan() throws {
+        var machine = try Self.makePC()
+        for (index, value) in [(0x40, 0xFFC1), (0x90, 0xFFF1)] as [(UInt32, UInt32)] {
+            _ = Self.pci(&machine, 0x0B, index)
+            machine.out(0xCFC, 0xFFFF_FFFF, size: 4)
+            #expect(machine.in(0xCFC, size: 4) == value)
+        }
+        _ = Self.pci(&machine, 0x0B, 0x40)
+        machine.out(0xCFC, 0x601, size: 4)
+        for offset in [0x0C, 0x18, 0x1C, 0x1E] as [UInt16] {
+            machine.out(0x600 + offset, 0xFFFF, size: 2)
+            #expect(machine.in(0x600 + offset, size: 2) == 0, "\(offset)")
+        }
+        // Their enables keep what is written.
+        machine.out(0x60E, 0x0703, size: 2)
+        #expect(machine.in(0x60E, size: 2) == 0x0703)
+    }
+
     @Test func descriptionsNameAPC() throws {
         let machine = try Machine(pc: .init())
         #expect(
             machine.devices.descriptions.map { "\($0.name) \($0.base) \($0.options)" } == [
-                "16550a port 0x3f8 ", "debug-console port 0xe9 ", "debug-console port 0x402 ",
-                "isa-debug-exit port 0xf4 ", "8259a-pair port 0x20 ", "8254 port 0x40 ",
-                "8042 port 0x60 ", "mc146818 port 0x70 start=0", "system-control port 0x92 ",
-                "fw-cfg port 0x510 ", "piix4-pm port 0x600 timer=24", "pci-config port 0xcf8 ",
+                "16550a port 0x3f8..0x3ff ", "debug-console port 0xe9 ",
+                "debug-console port 0x402 ", "isa-debug-exit port 0xf4 ",
+                "8259a-pair port 0x20..0x21 0xa0..0xa1 0x4d0..0x4d1 ", "8254 port 0x40..0x43 ",
+                "8042 port 0x60 0x64 ", "mc146818 port 0x70..0x71 start=0",
+                "system-control port 0x61 0x92 ", "fw-cfg port 0x510 0x511 0x514..0x51b ",
+                "piix4-pm port 0xb2..0xb3 0x600..0x63f timer=24",
+                "pci-config port 0xcf8 0xcfc..0xcff ",
+                "dma-and-post-latches port 0x0..0xf 0x80..0x8f 0xc0..0xdf ",
                 "reset-control port 0xcf9 ",
             ])
     }

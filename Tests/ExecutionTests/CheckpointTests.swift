@@ -37,7 +37,6 @@ struct CheckpointTests {
         let pin = try ThreadPin(toCPU: VCPUPlacement.choose(nil, as: reader.header))
         defer { extendLifetime(pin) }
         try machine.trackWrites()
-        var digest = try CurrentMemoryDigest(&machine)
         let progress = ReplayProgress()
         var tape = try Tape(
             reader.tape(), file: reader.path, registers: machine.registers,
@@ -49,7 +48,7 @@ struct CheckpointTests {
         if exit == 0 { try machine.cpu.refreshPage() }
         try checkpoint.renew(&machine.cpu, machine.memory)
         let place = (tape.place, loop.place)
-        let before = try standing(&machine, &digest)
+        let before = try standing(&machine)
         #expect(before.memory == machine.memory.digest().digest)
 
         let ends = try [0, 1].map { round in
@@ -57,17 +56,17 @@ struct CheckpointTests {
             #expect(tape.mismatch == nil, "round \(round)")
             guard case .ended = outcome else {
                 Issue.record("round \(round) came to \(outcome)")
-                return try standing(&machine, &digest)
+                return try standing(&machine)
             }
             try settle(&machine)
-            let end = try standing(&machine, &digest)
+            let end = try standing(&machine)
             #expect(end.memory == machine.memory.digest().digest)
             try checkpoint.restore(&machine.cpu, machine.memory)
             tape = try Tape(
                 reader.tape(from: place.0.firstExit), file: reader.path, at: place.0,
                 progress: progress)
             loop.place = place.1
-            let after = try standing(&machine, &digest)
+            let after = try standing(&machine)
             #expect(after.registers == before.registers)
             #expect(after.state == before.state)
             #expect(after.memory == before.memory)
@@ -79,11 +78,11 @@ struct CheckpointTests {
     }
 
     private func standing(
-        _ machine: inout GuestMachine, _ digest: inout CurrentMemoryDigest
+        _ machine: inout GuestMachine
     ) throws -> Standing {
         Standing(
             registers: try machine.cpu.checkpoint().registers,
-            state: try machine.cpu.stateDigest(), memory: try digest.current(&machine))
+            state: try machine.cpu.stateDigest(), memory: try machine.memoryDigest())
     }
 
     /// Runs to an exit, and on to where nothing is pending.

@@ -215,6 +215,7 @@ private struct CPU: PlainCPU, ~Copyable {
     private let system = UnsafeMutablePointer<SystemRegisters>.allocate(capacity: 1)
     private var data: [UInt8] = [0]
     var mmioValue: UInt64 = 0
+    var taskPriorityClass: UInt64 = 0
 
     /// - Parameters:
     ///   - settling: what settling comes to, one after the other; then it is settled.

@@ -113,6 +113,15 @@ import Trace
         #expect(rewriting.traps == RewriteTraps())
     }
 
+    @Test func `with every port spelled by data the one spelled least is taken`() throws {
+        // mov eax, imm32 with OUTs in it; 0x5C comes up once, the others twice.
+        func spell(_ port: UInt8) -> [UInt8] { [0xB8, 0xE6, port, 0, 0] }
+        let ports = Array(0x5A...0x5F as ClosedRange<UInt8>)
+        let code = Self.rdtsc + ports.flatMap(spell) + ports.filter { $0 != 0x5C }.flatMap(spell)
+        let rewriting = Rewriting(try Self.plan(code), rewritesCPUID: false)
+        #expect(rewriting.sites.map(\.replacement) == [[0xE6, 0x5C]])
+    }
+
     // MARK: Application
 
     @Test func `the replacement goes where the original is`() throws {

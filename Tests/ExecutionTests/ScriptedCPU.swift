@@ -6,7 +6,7 @@ import Trace
 
 /// A CPU that does what a script says, without KVM: for tests of what drives CPUs.
 @safe
-struct ScriptedCPU: ForwardCPU, ~Copyable {
+struct ScriptedCPU: PlainCPU, ~Copyable {
     /// What one run does.
     enum Step: Sendable {
         /// It exits; the bytes are what is on the run page.

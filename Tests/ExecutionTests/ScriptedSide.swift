@@ -4,7 +4,7 @@ import Machine
 import Trace
 
 /// A world and listener that answer from a script and write down all they are told.
-struct ScriptedSide: World, RunListener, ~Copyable {
+struct ScriptedSide: PlainWorld, PlainListener, ~Copyable {
     /// One call, in the order of the calls.
     enum Call: Equatable {
         case exit(ExitDetail<[UInt8]>, rewind: UInt8, rax: UInt64)
@@ -125,12 +125,6 @@ struct ScriptedSide: World, RunListener, ~Copyable {
     ) throws(ExecutionError) -> CPUIDAnswer {
         CPUIDAnswer(eax: function, ebx: index, ecx: 3, edx: 4)
     }
-
-    mutating func deviceWrites(
-        _ memory: borrowing GuestMemory
-    ) throws(ExecutionError) -> [DeviceWrite] { [] }
-
-    mutating func deviceWrite(_ write: DeviceWrite) throws(ExecutionError) -> Bool { true }
 
     mutating func completesInstruction() throws(ExecutionError) -> Bool { hasCompletions }
 

@@ -53,7 +53,7 @@ import Testing
         configuration.timeoutMilliseconds = 1
         configuration.graceMilliseconds = 0
         configuration.tickMilliseconds = 1
-        let supervisor = Supervisor(
+        let supervisor = try Supervisor(
             configuration, request: stop,
             kick: {
                 wasAskedFirst.store(
@@ -81,7 +81,7 @@ import Testing
         #expect(isAskedFirst)
     }
 
-    @Test func `a request has its grace before the guest is kicked`() {
+    @Test func `a request has its grace before the guest is kicked`() throws {
         let stop = StopRequest()
         let ticked = Signal()
         let kicks = Atomic<Int>(0)
@@ -89,7 +89,7 @@ import Testing
         configuration.graceMilliseconds = 3_600_000
         configuration.tickMilliseconds = 1
         stop.request(.sizeLimit)
-        let supervisor = Supervisor(
+        let supervisor = try Supervisor(
             configuration, request: stop, kick: { kicks.add(1, ordering: .relaxed) },
             abort: { _ in }, tick: { _ in ticked.send() })
         for _ in 0..<5 { ticked.wait() }
@@ -100,12 +100,12 @@ import Testing
         #expect(stop.reason == .sizeLimit)
     }
 
-    @Test func `ticks tell the time since the start, and none comes after the end`() {
+    @Test func `ticks tell the time since the start, and none comes after the end`() throws {
         let ticked = Signal()
         let times = Mutex<[UInt64]>([])
         var configuration = Supervisor.Configuration()
         configuration.tickMilliseconds = 1
-        let supervisor = Supervisor(
+        let supervisor = try Supervisor(
             configuration, request: StopRequest(), kick: {}, abort: { _ in },
             tick: { now in
                 times.withLock { $0.append(now) }

@@ -33,6 +33,11 @@ import Testing
                 ])
         ),
         (firmware, LoadOptions()),
+        (
+            bzImage(),
+            LoadOptions(commandLine: "a", initrd: GuestFile(name: "initrd", bytes: [1, 2]))
+        ),
+        (SampleELF(at: 0x10_0000).bytes, LoadOptions(kind: .linux)),
     ]
 
     @Test(arguments: loads.indices)

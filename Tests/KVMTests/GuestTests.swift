@@ -46,6 +46,21 @@ struct RealModeGuest: ~Copyable {
 struct Unexpected: Error { var what: String }
 
 extension PendingCPU {
+    /// Settles; every further exit, which has to be answered, is handed on.
+    consuming func settle(
+        _ answer: (Exit, inout PendingCPU) throws -> Void
+    ) throws -> SettledCPU {
+        var pending = self
+        while true {
+            switch try pending.settle() {
+            case .settled(let settled): return settled
+            case .exit(let exit, let next):
+                pending = next
+                try answer(exit, &pending)
+            }
+        }
+    }
+
     /// The next exit; being interrupted is a failure.
     mutating func exit() throws -> Exit {
         guard case .exit(let exit) = try run() else { throw Unexpected(what: "interrupted") }
@@ -231,7 +246,7 @@ extension PendingCPU {
         #expect(!first.isWrite)
         cpu.mmioValue = 0xBBAA
         var further: [MMIO] = []
-        let idle = try cpu.settle { (exit, pending) throws(Unexpected) in
+        let idle = try cpu.settle { exit, pending in
             guard case .mmio(let mmio) = exit else { throw Unexpected(what: "\(exit)") }
             further.append(mmio)
             pending.mmioValue = 0xDDCC

@@ -22,6 +22,11 @@ import Testing
     system[.apicBase] = 0xBB
     #expect(system.words[28] == 0xAA)
     #expect(system.words[34] == 0xBB)
+    var registers = GeneralRegisters()
+    registers.rip = 0xCC
+    registers.rflags = 0xDD
+    #expect(registers[.rip] == 0xCC)
+    #expect(registers[.rflags] == 0xDD)
     #expect(SystemRegisters.nameOfWord(30) == "cr3")
     #expect(SystemRegisters.nameOfWord(5) == "ds")
     #expect(SystemRegisters.nameOfWord(38) == "interrupt_bitmap")
@@ -39,6 +44,19 @@ import Testing
     #expect(system.mode == .long)
     system[.ss] = Segment(dpl: 3)
     #expect(system.cpl == 3)
+}
+
+@Test func codeCountsFromItsSegmentOutsideOf64BitCode() {
+    var system = SystemRegisters()
+    system[.cs] = Segment(base: 0xFFFF_0000)
+    #expect(system.linearAddress(ofCode: 0xFFF0) == GuestVirtualAddress(0xFFFF_FFF0))
+    #expect(system.linearAddress(ofCode: 0x1_0002) == GuestVirtualAddress(2))
+    system[.cr0] = 1
+    system[.efer] = 1 << 10
+    #expect(system.linearAddress(ofCode: 0x1_0002) == GuestVirtualAddress(2))
+    system[.cs] = Segment(base: 0xFFFF_0000, l: true)
+    let high: UInt64 = 0xFFFF_FFFF_8000_0000
+    #expect(system.linearAddress(ofCode: high) == GuestVirtualAddress(high))
 }
 
 @Test func reasonsHaveTheKernelsNames() {

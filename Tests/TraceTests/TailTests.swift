@@ -1,6 +1,7 @@
 import Machine
 import Synchronization
 import Testing
+import Threads
 
 @testable import Trace
 
@@ -57,7 +58,7 @@ func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
     let expected = samples.map { $0.withoutStamps }
     let isDone = Atomic<Bool>(false)
     let made = Atomic<UInt64>(0)
-    let recorder = try WorkerThread { [samples] in
+    let recorder = try WorkerThread("to record") { [samples] in
         var options = TraceOptions()
         options.ringSlots = 2
         guard var writer = try? TraceWriter(path: path, header: sampleHeader(), options: options)

@@ -115,6 +115,14 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
         #expect(all.count > 6_000)
         #expect(areEqual(try read(trace), all))
         #expect(try read(plain).isEmpty)
+        var cursor = try trace.events()
+        while try cursor.next() != nil {}
+        #expect(cursor.worldSize.events == UInt64(all.count))
+        // A byte of time or kind at the least for each, and no more than its row.
+        #expect((UInt64(all.count)...13 * UInt64(all.count)).contains(cursor.worldSize.bytes))
+        var plainCursor = try plain.events()
+        while try plainCursor.next() != nil {}
+        #expect(plainCursor.worldSize == WorldSize())
         for exit: UInt64 in [1, 2, 4095, 4096, 4097, 8_999] {
             #expect(
                 areEqual(try read(trace, from: exit), all.filter { $0.exitCount > exit }),

@@ -15,14 +15,21 @@ public enum ConsoleDevice: Equatable, Sendable {
     /// its base (`port 0x3f8..0x3ff`); `memory=0x…` in its settings puts it in memory as well.
     public static func consoles(of machine: MachineDescription) -> [ConsoleDevice] {
         machine.devices.compactMap { device in
-            guard let port = PortRange(device.base)?.first else { return nil }
+            guard let claim = DeviceAddresses(device.base), !claim.isMemory,
+                let first = claim.ranges.first?.lowerBound
+            else { return nil }
+            let port = UInt16(truncatingIfNeeded: first)
+            if isUART(device) { return .uart(port, memory: memoryBase(device.configuration)) }
             let name = device.name.lowercased()
-            if ["uart", "16550", "serial"].contains(where: { name.contains($0) }) {
-                return .uart(port, memory: memoryBase(device.configuration))
-            }
             let isDebugConsole = ["debugcon", "debug-con"].contains { name.contains($0) }
             return isDebugConsole ? .debugPort(port) : nil
         }
+    }
+
+    /// Whether a device is a serial port, by its model's name.
+    static func isUART(_ device: DeviceDescription) -> Bool {
+        let name = device.name.lowercased()
+        return ["uart", "16550", "serial"].contains { name.contains($0) }
     }
 }
 
@@ -131,27 +138,5 @@ public struct ConsoleExtractor: Sendable {
         case 4: consoles[index].loopback = byte & 0x10 != 0
         default: break
         }
-    }
-}
-
-/// Ports as a device's description gives them: `port 0x3f8..0x3ff`, `0x402`.
-struct PortRange: Equatable {
-    var first: UInt16
-    var last: UInt16
-
-    init?(_ text: String) {
-        guard !text.contains("mmio") else { return nil }
-        var numbers: [UInt16] = []
-        let separators: Set<Character> = [" ", ",", ".", "-", "–", "="]
-        for word in text.split(whereSeparator: { separators.contains($0) }) {
-            let isHexadecimal = word.hasPrefix("0x")
-            let digits = isHexadecimal ? word.dropFirst(2) : word
-            if let number = UInt16(digits, radix: isHexadecimal ? 16 : 10) {
-                numbers.append(number)
-            }
-        }
-        guard let first = numbers.first else { return nil }
-        self.first = first
-        last = max(first, numbers.count > 1 ? numbers[1] : first)
     }
 }

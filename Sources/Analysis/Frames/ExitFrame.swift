@@ -53,9 +53,8 @@ public struct ExitFrame: Sendable {
 
     /// The linear address of the instruction that caused the exit.
     public var linearAddress: UInt64 {
-        if mode == .long { return instructionAddress }
         let base = system.words[SystemRegisters.SegmentName.cs.rawValue * 3]
-        return (base &+ instructionAddress) & 0xFFFF_FFFF
+        return mode.linearAddress(ofCode: instructionAddress, base: base).rawValue
     }
 
     /// Whether vmtape rewrote the instruction that was about to be executed here; the completion

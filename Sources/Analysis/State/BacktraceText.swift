@@ -63,8 +63,8 @@ public struct BacktraceText {
 }
 
 extension Backtrace {
-    /// Writes an object: `frames`, the innermost first, and `end` (`outermost`, or why it ends
-    /// early).
+    /// Writes an object: `frames`, the innermost first, `complete`, and `end` (`outermost`, or why
+    /// it ends early).
     public func write(to json: inout JSONWriter) {
         json.beginObject()
         json.key("frames")

@@ -1,13 +1,15 @@
 public import Disassembly
 public import Machine
+public import Trace
 
 /// Prints instructions for people:
 ///
-///     uart_write_byte:
-///         0000000000100020  55                    push rbp                        io.c:3
-///      => 0000000000100030  ec                    in al, dx                       io.h:27
+///     uart_write_byte+0x10:
+///      => 00100030  ec                     in al, dx           io.h:27
+///         00100031  a8 20                  test al, 0x20       io.c:4
 ///
-/// The function stands above its first instruction, the source line where it changes.
+/// Above the first instruction and wherever the function changes stands its name; the source line
+/// stands where it changes. An address beyond 4 GiB has sixteen digits.
 public struct DisassemblyText {
     private let stream: OutputStream
     private let style: TextStyle
@@ -128,7 +130,8 @@ public struct DisassemblyListing: Sendable {
         }
     }
 
-    /// Writes an array of objects: `address`, `bytes`, `text`, `rewritten`, and what names say.
+    /// Writes an array of objects: `address`, `bytes`, `text`, [`rewritten`], [`target`], and what
+    /// names say.
     public func write(to json: inout JSONWriter, names: AddressNames = AddressNames()) {
         json.beginArray()
         for entry in entries {

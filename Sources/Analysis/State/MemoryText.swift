@@ -1,7 +1,7 @@
 /// Prints memory for people, sixteen bytes a line:
 ///
 ///     0000000000101028  63 68 6f 3a 20 74 79 70  65 20 61 20 6c 69 6e 65  |cho: type a line|
-///     0000000000102000  not mapped up to 0000000000103000
+///     0000000000102000  not mapped up to 0000000000102fff
 public struct MemoryText {
     private let stream: OutputStream
     private let style: TextStyle
@@ -116,7 +116,6 @@ struct MemoryPieces {
         self.address = address
         let most = UInt64.max - address
         rest = count > most ? most &+ 1 : count
-        if address == 0, count == .max { rest = .max }
     }
 
     mutating func next(_ read: (UInt64, Int) -> [UInt8]) -> Piece? {

@@ -43,7 +43,7 @@ public struct RegisterText {
     }
 
     private mutating func writePosition(_ registers: GeneralRegisters, _ system: SystemRegisters) {
-        let address = LinearAddress.of(registers, system)
+        let address = system.linearAddress(ofCode: registers.rip).rawValue
         line.put("rip", .dim)
         line.pad(to: 7)
         line.put(hex: registers.rip, digits: 16, .bold)
@@ -116,8 +116,8 @@ public struct RegisterText {
 
 /// Writes the registers of one CPU as JSON.
 public struct RegisterJSON {
-    /// Writes one object: `general`, `segments`, `tables`, `control`, `mode`, `cpl` and, where the
-    /// address has a name, `symbol`.
+    /// Writes one object: `mode`, `cpl`, `linear`, what the address's name says, `general`, `flags`,
+    /// `segments`, `tables`, `control` and `pending_interrupt`.
     public static func write(
         _ registers: GeneralRegisters, _ system: SystemRegisters,
         names: AddressNames = AddressNames(), to json: inout JSONWriter
@@ -127,7 +127,7 @@ public struct RegisterJSON {
         json.value(system.mode.rawValue)
         json.key("cpl")
         json.value(UInt64(system.cpl))
-        let address = LinearAddress.of(registers, system)
+        let address = system.linearAddress(ofCode: registers.rip).rawValue
         json.key("linear")
         json.value(hex: address)
         names.name(of: address)?.writeMembers(&json)
@@ -210,15 +210,6 @@ extension SystemRegisters {
             return index * 64 + words[index].trailingZeroBitCount
         }
         return nil
-    }
-}
-
-/// Where an instruction is.
-enum LinearAddress {
-    /// RIP alone in 64-bit code, from CS's base on elsewhere.
-    static func of(_ registers: GeneralRegisters, _ system: SystemRegisters) -> UInt64 {
-        system.mode == .long
-            ? registers.rip : (system[.cs].base &+ registers.rip) & 0xFFFF_FFFF
     }
 }
 

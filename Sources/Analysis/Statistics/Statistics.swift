@@ -1,3 +1,5 @@
+public import Trace
+
 /// What was counted over a run.
 public struct Statistics: Equatable, Sendable {
     /// One row of the table.
@@ -73,6 +75,8 @@ public struct Statistics: Equatable, Sendable {
     public var deviceWriteCount: UInt64
     /// The bytes of these writes.
     public var deviceWriteBytes: UInt64
+    /// What devices took from outside.
+    public var world: WorldSize
     /// Ports and pages that nobody claims, in ascending order, ports first.
     public var unclaimed: [Unclaimed]
     /// Accesses to unclaimed ports and pages that found no place in ``unclaimed``.

@@ -48,9 +48,8 @@ public struct StatisticsCollector {
         result = Statistics(
             options: options, rows: [], exitCount: 0, guestNanoseconds: 0, vmmNanoseconds: 0,
             answerCount: 0, completionCount: 0, rewrittenCount: 0, rewritingCount: 0,
-            interruptions: [],
-            deviceWriteCount: 0, deviceWriteBytes: 0, unclaimed: [], unclaimedElsewhere: 0,
-            damages: [])
+            interruptions: [], deviceWriteCount: 0, deviceWriteBytes: 0, world: WorldSize(),
+            unclaimed: [], unclaimedElsewhere: 0, damages: [])
     }
 
     /// Counts a whole trace, or some of its exits; what is damaged is told in the result.
@@ -87,6 +86,7 @@ public struct StatisticsCollector {
                 collector.result.damages.append(error.description)
             }
         }
+        collector.result.world = cursor.worldSize
         return collector.finish()
     }
 

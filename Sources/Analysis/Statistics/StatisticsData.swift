@@ -1,10 +1,12 @@
+internal import Trace
+
 extension Statistics {
     /// Prints one JSON object of schema `vmtape.stat/1`, on one line.
     ///
     /// Keys: schema, by, measure, exits, [duration_ns], guest_ns, vmm_ns, [bucket_exits or
     /// bucket_ns], rows (label, count, time_ns, min_ns, max_ns, [avg_ns], [relative_error],
     /// [buckets]), answers, completions, rewritten, [rewritings], interruptions (label, count, mid_flight),
-    /// device_writes, device_write_bytes, unclaimed (kind, address, reads, writes),
+    /// device_writes, device_write_bytes, world_events, world_bytes, unclaimed (kind, address, reads, writes),
     /// unclaimed_elsewhere, damages.
     public func writeJSON(to stream: OutputStream) {
         var json = JSONWriter(stream)
@@ -41,6 +43,8 @@ extension Statistics {
         json.endArray()
         json.pair("device_writes", deviceWriteCount)
         json.pair("device_write_bytes", deviceWriteBytes)
+        json.pair("world_events", world.events)
+        json.pair("world_bytes", world.bytes)
         json.key("unclaimed")
         json.beginArray()
         for entry in unclaimed {

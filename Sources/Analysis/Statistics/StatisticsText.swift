@@ -1,3 +1,5 @@
+internal import Trace
+
 extension Statistics {
     /// Prints the table for people, like `perf kvm stat report`; a sparkline per row where exits
     /// were counted over the run.
@@ -131,6 +133,12 @@ extension Statistics {
                 "devices",
                 "\(TraceInfo.counted(deviceWriteCount, "write")) to RAM, "
                     + TraceInfo.size(deviceWriteBytes))
+        }
+        if world.events > 0 {
+            put(
+                "world",
+                "\(TraceInfo.counted(world.events, "event")), "
+                    + "\(TraceInfo.size(world.bytes)) before compression")
         }
         for entry in unclaimed {
             let name = entry.isMemory ? "address" : "port"

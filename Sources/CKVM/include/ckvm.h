@@ -243,22 +243,12 @@ static inline long ckvm_set_guest_debug(
     return ckvm_request_pointer(fd, KVM_SET_GUEST_DEBUG, &debug);
 }
 
-// 1 and the address, 0 where nothing is mapped, or -errno.
-static inline long ckvm_translate(int fd, uint64_t linear, uint64_t *_Nonnull physical) {
-    struct kvm_translation translation = {.linear_address = linear};
-    long value = ckvm_request_pointer(fd, KVM_TRANSLATE, &translation);
-    *physical = translation.physical_address;
-    return value < 0 ? value : translation.valid != 0;
-}
-
 // --- The run page ------------------------------------------------------------------------------
 
 #define CKVM_FIELD(type, name, path)                                                             \
     static inline type ckvm_##name(const struct kvm_run *_Nonnull run) { return run->path; }
 CKVM_FIELD(uint32_t, exit_reason, exit_reason)
 CKVM_FIELD(uint8_t, ready_for_interrupt_injection, ready_for_interrupt_injection)
-CKVM_FIELD(uint8_t, if_flag, if_flag)
-CKVM_FIELD(uint16_t, run_flags, flags)
 CKVM_FIELD(uint64_t, run_cr8, cr8)
 CKVM_FIELD(uint64_t, run_apic_base, apic_base)
 CKVM_FIELD(uint64_t, hw_reason, hw.hardware_exit_reason)
@@ -318,9 +308,6 @@ static inline void ckvm_answer_msr(
     run->msr.data = data;
     run->msr.error = error;
 }
-static inline void ckvm_answer_hypercall(struct kvm_run *_Nonnull run, uint64_t value) {
-    run->hypercall.ret = value;
-}
 static inline void ckvm_clear_exit_reason(struct kvm_run *_Nonnull run) {
     run->exit_reason = KVM_EXIT_UNKNOWN;
 }
@@ -332,9 +319,6 @@ static inline void ckvm_set_sync_dirty(struct kvm_run *_Nonnull run, uint64_t ma
 }
 static inline uint64_t ckvm_sync_dirty(const struct kvm_run *_Nonnull run) {
     return run->kvm_dirty_regs;
-}
-static inline void ckvm_set_request_interrupt_window(struct kvm_run *_Nonnull run, uint8_t on) {
-    run->request_interrupt_window = on;
 }
 static inline void ckvm_set_cr8(struct kvm_run *_Nonnull run, uint64_t value) { run->cr8 = value; }
 // Written by other threads and by the signal handler, read by the kernel.

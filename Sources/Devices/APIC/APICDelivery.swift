@@ -13,17 +13,8 @@ enum APICDelivery: UInt8, Sendable {
 
     /// The mode in bits 8–10 of a register.
     init(bits value: UInt32) {
-        self =
-            switch value >> 8 & 7 {
-            case 0: .fixed
-            case 1: .lowestPriority
-            case 2: .systemManagement
-            case 4: .nonMaskable
-            case 5: .initialise
-            case 6: .startUp
-            case 7: .external
-            default: .reserved
-            }
+        // Three bits have eight values, and each has a case.
+        self = Self(rawValue: UInt8(value >> 8 & 7)) ?? .reserved
     }
 }
 

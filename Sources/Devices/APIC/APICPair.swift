@@ -1,34 +1,31 @@
+internal import Machine
+
 /// The local APIC and the I/O APIC, and how a PC's lines reach them: as the MP table and the MADT
 /// that guests are given say.
 struct APICPair: Sendable {
     var local = LocalAPIC()
     private var io = IOAPIC82093()
 
-    /// The 8259 pair's INTR is at this pin.
-    static let externalPin = 0
-    /// Line 0 is at pin 2, since pin 0 is taken; all others at the pin of their own number.
-    static func pin(_ line: Int) -> Int { line == 0 ? 2 : line }
-
     /// Sets the level of an ISA line, 0–15.
     mutating func setLine(_ line: Int, _ isHigh: Bool) {
-        io.setLine(Self.pin(line), isHigh, &local)
+        io.setLine(PCLayout.pin(line), isHigh, &local)
     }
 
     /// The level of the 8259 pair's INTR.
     mutating func setExternal(_ isHigh: Bool) {
         local.setLine0(isHigh)
-        io.setLine(Self.externalPin, isHigh, &local)
+        io.setLine(PCLayout.externalPin, isHigh, &local)
     }
 
     /// Whether a request on a line would reach the CPU through the I/O APIC.
-    func isEnabled(_ line: Int) -> Bool { io.isEnabled(Self.pin(line), local) }
+    func isEnabled(_ line: Int) -> Bool { io.isEnabled(PCLayout.pin(line), local) }
 
     /// Whether the 8259 pair's interrupts reach the CPU: through LINT0 or through pin 0.
     var passesExternal: Bool { local.passesExternal || io.passesExternal(local) }
 
     /// Whether an address is a register of either.
     func claims(_ address: UInt64) -> Bool {
-        local.isOn && address & ~0xFFF == local.page || address & ~0xFFF == IOAPIC82093.base
+        local.isOn && address & ~0xFFF == local.page || address & ~0xFFF == PCLayout.ioAPIC
     }
 
     /// Reads 1–8 bytes as a number. Registers are 32 bits at multiples of 16; what lies between
@@ -95,20 +92,20 @@ extension DeviceSet {
     @discardableResult
     public mutating func synchroniseAPIC(taskPriorityClass: UInt64, base: UInt64) -> Bool {
         guard machine.hasAPIC else { return false }
-        return pc.apic?.synchronise(taskPriorityClass: taskPriorityClass, base: base) ?? false
+        return pc.apic.synchronise(taskPriorityClass: taskPriorityClass, base: base)
     }
 
     /// Whether an address is one of an APIC's registers now.
     func isAPIC(_ address: UInt64) -> Bool {
-        machine.hasAPIC && pc.apic?.claims(address) == true
+        machine.hasAPIC && pc.apic.claims(address)
     }
 
     /// Whether the CPU's task priority holds an interrupt back, or one that may come. The guest can
     /// lower it by CR8 without an exit, so that somebody must look from time to time.
-    public var isHoldingBack: Bool { machine.hasAPIC && pc.apic?.isHoldingBack == true }
+    public var isHoldingBack: Bool { machine.hasAPIC && pc.apic.isHoldingBack }
 
     /// IA32_TSC_DEADLINE as it reads; 0 where nothing is armed, or the timer has another mode.
-    public var timerDeadline: UInt64 { pc.apic?.local.timer.deadline ?? 0 }
+    public var timerDeadline: UInt64 { pc.apic.local.timer.deadline }
 
     /// A write to IA32_TSC_DEADLINE; ignored where the timer has another mode, and 0 disarms.
     ///
@@ -118,24 +115,24 @@ extension DeviceSet {
     public mutating func setTimerDeadline(_ stamp: UInt64, at nanoseconds: UInt64) {
         guard machine.hasAPIC else { return }
         let now = pc.now
-        pc.apic?.local.setDeadline(stamp, at: nanoseconds, now: now)
+        pc.apic.local.setDeadline(stamp, at: nanoseconds, now: now)
         updateInterrupts()
     }
 
     /// Whether a non-maskable interrupt waits for the CPU.
     public var hasNonMaskableInterrupt: Bool {
-        machine.hasAPIC && pc.apic?.local.hasNonMaskable == true
+        machine.hasAPIC && pc.apic.local.hasNonMaskable
     }
 
     /// The CPU takes the non-maskable interrupt.
     public mutating func acknowledgeNonMaskableInterrupt() {
-        pc.apic?.local.acknowledgeNonMaskable()
+        pc.apic.local.acknowledgeNonMaskable()
     }
 
     /// A read of an APIC's registers; false: the address is not theirs.
     mutating func readAPIC(_ address: UInt64, into bytes: UnsafeMutableRawBufferPointer) -> Bool {
         guard isAPIC(address) else { return false }
-        let value = pc.apic?.read(address, count: bytes.count) ?? 0
+        let value = pc.apic.read(address, count: bytes.count)
         for index in 0..<min(bytes.count, 8) {
             // SAFETY: index < bytes.count; indexing checks.
             unsafe bytes[index] = UInt8(truncatingIfNeeded: value >> UInt64(index * 8))
@@ -152,7 +149,7 @@ extension DeviceSet {
             // SAFETY: index < bytes.count; indexing checks.
             value |= unsafe UInt64(bytes[index]) << UInt64(index * 8)
         }
-        pc.apic?.write(address, count: bytes.count, value)
+        pc.apic.write(address, count: bytes.count, value)
         updateInterrupts()
         return true
     }

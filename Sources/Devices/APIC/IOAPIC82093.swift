@@ -1,14 +1,10 @@
+internal import Machine
+
 /// The I/O APIC: an 82093AA (Intel data sheet 290566). 24 pins, each with an entry that says which
 /// message an assertion sends to the local APIC.
 struct IOAPIC82093: Sendable {
     static let pinCount = 24
-    /// Where its registers are, and how many bytes they take.
-    static let base: UInt64 = 0xFEC0_0000
-    static let length: UInt64 = 0x1000
-    /// The id in its own register and in the tables.
-    static let identity: UInt8 = 1
-    /// 24 entries, version 0x11.
-    private static let version: UInt32 = 0x0017_0011
+    private static let version = UInt32(pinCount - 1) << 16 | UInt32(PCLayout.ioAPICVersion)
 
     /// Bits of an entry (3.2.4).
     private enum Bit {
@@ -21,7 +17,7 @@ struct IOAPIC82093: Sendable {
     }
 
     private var select: UInt8 = 0
-    private var id = UInt32(Self.identity) << 24
+    private var id = UInt32(PCLayout.ioAPICID) << 24
     private var entries: InlineArray<24, UInt64> = InlineArray(repeating: Bit.masked)
     /// The level of each pin.
     private var lines: UInt32 = 0

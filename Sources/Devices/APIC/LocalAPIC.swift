@@ -1,13 +1,13 @@
+internal import Machine
+
 /// The local APIC of the one CPU there is, in xAPIC mode (Intel SDM vol. 3, chapter 12).
 ///
 /// It sits between the CPU and everything that interrupts: messages of the I/O APIC, its own timer
 /// and errors, and LINT0, where the 8259 pair is. It is on from the start, disabled by software,
 /// with LINT0 in virtual wire mode, as firmware leaves it.
 struct LocalAPIC: Sendable {
-    /// IA32_APIC_BASE after a reset: at 0xFEE00000, enabled, the bootstrap processor.
-    static let initialBase: UInt64 = 0xFEE0_0900
-    /// Version 0x14, seven entries in the local vector table.
-    static let version: UInt32 = 0x0006_0014
+    /// Seven entries in the local vector table.
+    private static let version = 6 << 16 | UInt32(PCLayout.localAPICVersion)
 
     /// Bits of the error status register (12.5.3).
     private enum ErrorBit {
@@ -17,8 +17,8 @@ struct LocalAPIC: Sendable {
     }
 
     /// IA32_APIC_BASE.
-    private(set) var base = Self.initialBase
-    private var id: UInt32 = 0
+    private(set) var base = PCLayout.localAPICBase
+    private var id = UInt32(PCLayout.localAPICID) << 24
     private(set) var taskPriority: UInt8 = 0
     private var logicalDestination: UInt32 = 0
     private var destinationFormat: UInt32 = 0xFFFF_FFFF
@@ -132,17 +132,14 @@ struct LocalAPIC: Sendable {
     /// The CPU takes the NMI.
     mutating func acknowledgeNonMaskable() { hasNonMaskable = false }
 
-    /// Ends what has the highest priority of what is in service: its vector, if it came from a
-    /// level, for the I/O APIC.
+    /// Ends what has the highest priority of what is in service. Gives its vector if it came from
+    /// a level, which asks again: the I/O APIC's, or LINT0's own.
     private mutating func endInterrupt() -> UInt8? {
         guard let vector = inService.highest else { return nil }
         inService[vector] = false
         guard triggerModes[vector] else { return nil }
         triggerModes[vector] = false
-        for line in [.line0, .line1] as [LocalVectorTable.Entry]
-        where vectors.vector(line) == vector {
-            vectors.setRemoteRequest(line, false)
-        }
+        if vectors.vector(.line0) == vector { vectors.endRequest(.line0) }
         serveLine0()
         return vector
     }
@@ -226,7 +223,7 @@ struct LocalAPIC: Sendable {
             line0 == (entry & LocalVectorTable.activeLow == 0)
         else { return }
         if accept(vectors.vector(.line0), isLevel: true) {
-            vectors.setRemoteRequest(.line0, true)
+            vectors.beginRequest(.line0)
         }
     }
 
@@ -283,7 +280,8 @@ struct LocalAPIC: Sendable {
         case 0x080: return UInt32(taskPriority)
         case 0x090: return UInt32(arbitrationPriority)
         case 0x0A0: return UInt32(processorPriority)
-        case 0x0B0: return 0  // EOI is written only
+        // EOI is written only; the remote read register has nobody to read from.
+        case 0x0B0, 0x0C0: return 0
         case 0x0D0: return logicalDestination
         case 0x0E0: return destinationFormat
         case 0x0F0: return spurious
@@ -327,7 +325,7 @@ struct LocalAPIC: Sendable {
         case 0x310: commandHigh = value & 0xFF00_0000
         case 0x380: timer.start(value)
         case 0x3E0: timer.setDivide(value)
-        case 0x030, 0x090, 0x0A0, 0x100...0x270, 0x390: break  // read only
+        case 0x030, 0x090, 0x0A0, 0x0C0, 0x100...0x270, 0x390: break  // read only
         default:
             guard let entry = LocalVectorTable.Entry(rawValue: offset) else {
                 report(ErrorBit.illegalRegister)

@@ -1,7 +1,7 @@
 /// The local vector table (Intel SDM vol. 3, 12.5.1): what becomes of each local interrupt.
 struct LocalVectorTable: Sendable {
     /// The entries; raw values are the registers' offsets.
-    enum Entry: UInt16, CaseIterable, Sendable {
+    enum Entry: UInt16, Sendable {
         case correctedMachineCheck = 0x2F0
         case timer = 0x320
         case thermal = 0x330
@@ -44,14 +44,11 @@ struct LocalVectorTable: Sendable {
         values[entry.index] = value
     }
 
-    /// Whether a level-triggered line waits for the end of its interrupt.
-    mutating func setRemoteRequest(_ entry: Entry, _ isSet: Bool) {
-        if isSet {
-            values[entry.index] |= Self.remoteRequest
-        } else {
-            values[entry.index] &= ~Self.remoteRequest
-        }
-    }
+    /// A level's interrupt was taken: it asks for no other before that one's end.
+    mutating func beginRequest(_ entry: Entry) { values[entry.index] |= Self.remoteRequest }
+
+    /// A level's interrupt has ended.
+    mutating func endRequest(_ entry: Entry) { values[entry.index] &= ~Self.remoteRequest }
 
     /// What software's disabling the APIC does.
     mutating func maskAll() {

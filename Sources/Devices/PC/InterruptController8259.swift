@@ -65,16 +65,15 @@ struct InterruptController8259: Sendable {
         guard step == .ready else { return nil }
         let wanted = requests & ~mask
         guard wanted != 0 else { return nil }
-        var blocking = inService
         // Special mask mode: a masked level in service holds nobody back.
-        if isSpecialMask { blocking &= ~mask }
-        // Special fully nested mode: a slave in service may ask again.
-        if isSpecialFullyNested { blocking &= ~cascade }
+        let blocking = isSpecialMask ? inService & ~mask : inService
+        // Special fully nested mode: a slave in service may ask again, and holds back what is lower.
+        let again = isSpecialFullyNested ? cascade : 0
         for offset in 1...8 as ClosedRange<UInt8> {
             let line = (lowestPriority &+ offset) & 7
             let bit = UInt8(1) << line
+            if wanted & bit & (~blocking | again) != 0 { return Int(line) }
             if blocking & bit != 0 { return nil }
-            if wanted & bit != 0 { return Int(line) }
         }
         return nil
     }

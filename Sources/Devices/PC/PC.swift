@@ -1,4 +1,5 @@
-import Synchronization
+internal import Machine
+internal import Synchronization
 
 /// A PC's devices beside the serial port, and how they are wired: which device pulls which
 /// interrupt line, and what the ports that several share do.
@@ -9,15 +10,15 @@ struct PC: ~Copyable, Sendable {
         static let keyboard = 1
         static let serial = 4
         static let clock = 8
-        static let powerManagement = 9
+        static let powerManagement = PCLayout.powerLine
         static let auxiliary = 12
     }
 
     /// Keeps this value at one address (see ``DeviceSet``).
     private let pin = Atomic<Bool>(false)
     var interrupts = InterruptControllerPair()
-    /// The APICs; nil where the machine has none.
-    var apic: APICPair?
+    /// The APICs; nothing happens there where the machine has none.
+    var apic = APICPair()
     private let hasAPIC: Bool
     var timer = IntervalTimer8254()
     var clock: RealTimeClock
@@ -41,7 +42,6 @@ struct PC: ~Copyable, Sendable {
 
     init(_ configuration: PCConfiguration, hasAPIC: Bool) {
         self.hasAPIC = hasAPIC
-        apic = hasAPIC ? APICPair() : nil
         let contents = CMOSContents(
             memoryBelow4GiB: configuration.memoryBelow4GiB,
             memoryAbove4GiB: configuration.memoryAbove4GiB, processorCount: 1)
@@ -67,7 +67,7 @@ struct PC: ~Copyable, Sendable {
             setLine(Line.timer, false)
             setLine(Line.timer, true)
         }
-        apic?.local.advance(to: now)
+        if hasAPIC { apic.local.advance(to: now) }
         holdsTimerLine = !timer.interruptOutput && interrupts.master.hasEdge(Line.timer)
         clock.advance(to: now)
         power.advance(to: now)
@@ -87,20 +87,20 @@ struct PC: ~Copyable, Sendable {
         if isEnabled(Line.keyboard), keyboard.takesKeys, let due = typist.nextPress {
             take(max(due, now &+ 1))
         }
-        take(apic?.local.nextInterrupt)
+        if hasAPIC { take(apic.local.nextInterrupt) }
         return deadline
     }
 
     /// Brings the interrupt controllers' inputs up to date.
     mutating func updateLines(serial: Bool) {
         interrupts.setLine(Line.timer, timer.interruptOutput || holdsTimerLine)
-        apic?.setLine(Line.timer, timer.interruptOutput)
+        if hasAPIC { apic.setLine(Line.timer, timer.interruptOutput) }
         setLine(Line.keyboard, keyboard.keyboardLine)
         setLine(Line.serial, serial)
         setLine(Line.clock, clock.hasInterrupt)
         setLine(Line.powerManagement, power.line)
         setLine(Line.auxiliary, keyboard.auxiliaryLine)
-        apic?.setExternal(interrupts.hasInterrupt)
+        if hasAPIC { apic.setExternal(interrupts.hasInterrupt) }
     }
 
     // MARK: Interrupts
@@ -108,33 +108,29 @@ struct PC: ~Copyable, Sendable {
     /// Sets a device's line at both kinds of controller.
     mutating func setLine(_ line: Int, _ isHigh: Bool) {
         interrupts.setLine(line, isHigh)
-        apic?.setLine(line, isHigh)
+        if hasAPIC { apic.setLine(line, isHigh) }
     }
 
     /// Whether anything can come of a request on a line.
     func isEnabled(_ line: Int) -> Bool {
-        if apic?.isEnabled(line) == true { return true }
+        if hasAPIC, apic.isEnabled(line) { return true }
         return passesExternal && interrupts.isEnabled(line)
     }
 
     /// Whether a vector waits for the CPU.
     var hasInterrupt: Bool {
-        // Asked at every exit: an optional's value is copied before it is looked at.
-        guard hasAPIC else { return interrupts.hasInterrupt }
-        if apic?.local.hasInterrupt == true { return true }
+        if hasAPIC, apic.local.hasInterrupt { return true }
         return passesExternal && interrupts.hasInterrupt
     }
 
     /// Whether the 8259 pair's interrupts reach the CPU.
-    private var passesExternal: Bool { apic?.passesExternal ?? true }
+    private var passesExternal: Bool { !hasAPIC || apic.passesExternal }
 
     /// The CPU takes an interrupt: its vector. The local APIC's own go first; where neither has
     /// one any more, the spurious vector of whoever would have been asked.
     mutating func acknowledge() -> UInt8 {
-        if apic?.local.hasInterrupt == true || !passesExternal,
-            let vector = apic?.local.acknowledge()
-        {
-            return vector
+        if hasAPIC, apic.local.hasInterrupt || !passesExternal {
+            return apic.local.acknowledge()
         }
         return interrupts.acknowledge()
     }

@@ -1,3 +1,5 @@
+internal import Machine
+
 /// PCI configuration mechanism 1 (PCI Local Bus Specification 2.1, 3.7.4.1) and the functions of a
 /// chipset that firmware looks for: an i440FX host bridge (00:00.0), a PIIX3's ISA bridge
 /// (00:01.0) and a PIIX4's power management (00:01.3).
@@ -11,12 +13,11 @@ struct PCIHost: Sendable {
     private var isaBridge: PCIFunction
     private var powerManagement: PCIFunction
 
-    /// Where the PIIX4's registers are before firmware moves them: where QEMU's end up, so that
-    /// guests without firmware find the power switch.
-    static let initialPowerManagementBase: UInt16 = 0x600
     /// PMBASE and PMREGMISC of a PIIX4 (Intel 82371AB data sheet, 7.1).
     private static let baseRegister: UInt8 = 0x40
     private static let enableRegister: UInt8 = 0x80
+    /// SMBBA: where the SMBus controller's ports would be.
+    private static let busRegister: UInt8 = 0x90
 
     init() {
         hostBridge = PCIFunction(
@@ -40,12 +41,12 @@ struct PCIHost: Sendable {
         powerManagement[0x07] = 0x02
         powerManagement[0x3C] = 9
         powerManagement[Self.baseRegister] = 0x01
-        powerManagement[Self.baseRegister + 1] = UInt8(Self.initialPowerManagementBase >> 8)
+        powerManagement[Self.baseRegister + 1] = UInt8(PCLayout.powerPort >> 8)
         powerManagement[Self.enableRegister] = 0x01
         // DEVACTB: APM writes raise SMI already, so that firmware does not set SMM up: KVM on many
         // hosts has none.
         powerManagement[0x5B] = 0x02
-        powerManagement[0x90] = 0x01
+        powerManagement[Self.busRegister] = 0x01
     }
 
     /// The first port of the power management registers, nil where they are switched off.
@@ -96,9 +97,12 @@ struct PCIHost: Sendable {
         case .isaBridge: isaBridge.write(index, value)
         case .powerManagement:
             switch index {
-            // The low six bits of a port base say that it is one.
-            case Self.baseRegister, 0x90:
-                powerManagement.write(index, value & 0xC0 | 1)
+            // Port bases: bit 0 says that they are, and ports have 16 bits.
+            case Self.baseRegister: powerManagement.write(index, value & 0xC0 | 1)
+            case Self.busRegister: powerManagement.write(index, value & 0xF0 | 1)
+            case Self.baseRegister + 2, Self.baseRegister + 3, Self.busRegister + 2,
+                Self.busRegister + 3:
+                break
             default: powerManagement.write(index, value)
             }
         }

@@ -1,3 +1,5 @@
+internal import Machine
+
 /// The ACPI registers of a PIIX4's power management function (Intel 82371AB data sheet, 7.2; ACPI
 /// specification, 4.8.3): PM1 events and control, the PM timer, and latches for the rest of its
 /// 64 ports; and the APM ports 0xB2 and 0xB3, by which firmware's tables turn ACPI on.
@@ -18,9 +20,6 @@ struct PowerManagement: Sendable {
     private static let timerOverflow: UInt16 = 0x0001
     private static let sciEnable: UInt16 = 0x0001
     private static let sleepEnable: UInt16 = 0x2000
-    /// APM commands that turn ACPI on and off, as QEMU's and Bochs' firmware tables name them.
-    private static let acpiOn: UInt8 = 0xF1
-    private static let acpiOff: UInt8 = 0xF0
 
     private var status: UInt16 = 0
     private var enable: UInt16 = 0
@@ -82,6 +81,8 @@ struct PowerManagement: Sendable {
             control = written & 0x1C03
             return bits & Self.sleepEnable != 0 && written & 0x1C00 == 0
         case 8...11: break
+        // GPSTS, GLBSTS, DEVSTS: writing 1 clears, and nothing here sets them.
+        case 0x0C, 0x0D, 0x18, 0x19, 0x1C...0x1F: break
         default: latches[Int(offset & 63)] = value
         }
         return false
@@ -94,7 +95,8 @@ struct PowerManagement: Sendable {
     mutating func writeCommand(_ offset: UInt8, _ value: UInt8) {
         command[Int(offset & 1)] = value
         guard offset & 1 == 0 else { return }
-        if value == Self.acpiOn { control |= Self.sciEnable }
-        if value == Self.acpiOff { control &= ~Self.sciEnable }
+        // As QEMU's and Bochs' firmware tables name the commands.
+        if value == PCLayout.acpiOn { control |= Self.sciEnable }
+        if value == PCLayout.acpiOff { control &= ~Self.sciEnable }
     }
 }

@@ -48,7 +48,7 @@ extension TimeMachine {
         } else if !search.matches(registers) {
             return .somewhereAhead
         }
-        let memory = try ram.current(&machine)
+        let memory = try machine.memoryDigest()
         let state = try kvm { () throws(KVMError) in
             try MachineState(&machine.cpu, memory: memory).digest
         }
@@ -169,7 +169,7 @@ extension TimeMachine {
         let report = RunReport(
             outcome: outcome, exitCount: loop.exitCount, nanoseconds: 0,
             registers: machine.currentRegisters, systemRegisters: machine.currentSystemRegisters)
-        let memory = try ram.current(&machine)
+        let memory = try machine.memoryDigest()
         guard try !tape.compareEnd(EndRecord(report), memory: memory),
             let mismatch = tape.mismatch
         else { return nil }

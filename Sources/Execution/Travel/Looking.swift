@@ -69,46 +69,22 @@ extension TimeMachine {
                 bytes = try machine.memory.read(address, count: length)
             } catch { return [] }
         }
-        showOriginals(in: &bytes, at: address.rawValue)
+        OriginalBytes(rewrittenSites).restore(&bytes, at: address)
         return bytes
     }
 
     /// Instructions that were rewritten before the run began, and on the way.
     var rewrittenSites: [RewrittenSite] { reader.header.rewrittenSites + loop.rewrittenSites }
 
-    /// Puts original bytes where rewritten instructions stand.
-    private func showOriginals(in bytes: inout [UInt8], at address: UInt64) {
-        guard !bytes.isEmpty else { return }
-        for site in rewrittenSites {
-            let start = site.address.rawValue
-            let length = UInt64(site.replacement.count)
-            guard start < address &+ UInt64(bytes.count), address < start &+ length,
-                site.original.count == site.replacement.count
-            else { continue }
-            let there = site.replacement.indices.filter { index in
-                let at = start &+ UInt64(index)
-                return at >= address && at - address < UInt64(bytes.count)
-            }
-            // Code that was overwritten since is what it is.
-            let isThere = there.allSatisfy { index in
-                bytes[Int(start &+ UInt64(index) - address)] == site.replacement[index]
-            }
-            guard isThere else { continue }
-            for index in there {
-                bytes[Int(start &+ UInt64(index) - address)] = site.original[index]
-            }
-        }
-    }
-
     /// The digest of all of RAM, as a trace's end has it.
     public mutating func memoryDigest() throws(ExecutionError) -> Digest128 {
-        try ram.current(&machine)
+        try machine.memoryDigest()
     }
 
     /// The digest of everything that decides what the guest does next: registers, the CPU's other
     /// state, and RAM.
     public mutating func stateDigest() throws(ExecutionError) -> Digest128 {
-        let memory = try ram.current(&machine)
+        let memory = try machine.memoryDigest()
         return try kvm { () throws(KVMError) in
             try MachineState(&machine.cpu, memory: memory).digest
         }

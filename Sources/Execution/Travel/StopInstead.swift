@@ -28,7 +28,9 @@ extension TimeMachine {
         let system = machine.currentSystemRegisters
         return GuestDebug(
             breakpoints: Self.vectorsFromRing3.compactMap { vector in
-                handler(of: vector, system).map { GuestDebug.Breakpoint($0) }
+                PageWalk.handler(of: vector, system: system, memory: machine.memory).map {
+                    GuestDebug.Breakpoint(GuestVirtualAddress($0))
+                }
             })
     }
 
@@ -68,18 +70,5 @@ extension TimeMachine {
 
     /// #PF, #GP, #UD and #DE: what programs do that leave ring 3. Interrupts are injected, which is
     /// known beforehand, and SYSCALL ends in a #PF on such a host (KVM-FACTS).
-    private static let vectorsFromRing3: [UInt64] = [14, 13, 6, 0]
-
-    /// Where a handler begins, in 32- and 64-bit protected mode (Intel SDM vol. 3, 6.11 and 6.14.1).
-    private func handler(of vector: UInt64, _ system: SystemRegisters) -> GuestVirtualAddress? {
-        let isLong = system[.efer] & 1 << 10 != 0
-        let size = isLong ? 16 : 8
-        let gate = PageWalk.read(
-            GuestVirtualAddress(system.idt.base &+ vector * UInt64(size)), count: size,
-            system: system, memory: machine.memory)
-        guard gate.count == size else { return nil }
-        let parts = isLong ? [0, 1, 6, 7, 8, 9, 10, 11] : [0, 1, 6, 7]
-        let offset = parts.reversed().reduce(0) { $0 << 8 | UInt64(gate[$1]) }
-        return GuestVirtualAddress(offset)
-    }
+    private static let vectorsFromRing3: [UInt8] = [14, 13, 6, 0]
 }

@@ -37,7 +37,6 @@ public struct TimeMachine: ~Copyable {
     var loop: RunLoop
     var tape: Tape
     var keyframes: Keyframes
-    var ram: CurrentMemoryDigest
     /// The trace.
     public let reader: TraceReader
     /// Ways in which this host differs from the recording's; empty unless forced.
@@ -113,7 +112,6 @@ public struct TimeMachine: ~Copyable {
             throw .cannotReplay(Self.startDiffers(reader))
         }
         try machine.trackWrites()
-        let ram = try CurrentMemoryDigest(&machine)
         var loop = RunLoop(
             behaviour: host.probe.behaviour, traps: machine.traps, stop: StopRequest())
         loop.hasLocalAPIC = machine.hasLocalAPIC
@@ -137,7 +135,6 @@ public struct TimeMachine: ~Copyable {
         self.loop = loop
         self.tape = tape
         self.keyframes = keyframes
-        self.ram = ram
         self.reader = reader
         self.options = options
         self.pin = pin

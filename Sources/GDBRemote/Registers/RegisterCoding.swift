@@ -54,13 +54,10 @@ enum RegisterCoding {
         }
     }
 
-    /// RIP in the linear address space (Intel SDM vol. 3, 3.2.4 and 3.3): bases count outside of
-    /// 64-bit code, and sums there have 32 bits.
+    /// RIP in the linear address space, as a debugger wants it.
     static func linearInstructionPointer(_ registers: TargetRegisters) -> UInt64 {
-        guard let system = registers.system, system.mode != .long else {
-            return registers.general.rip
-        }
-        return (registers.general.rip &+ system[.cs].base) & 0xFFFF_FFFF
+        let rip = registers.general.rip
+        return registers.system?.linearAddress(ofCode: rip).rawValue ?? rip
     }
 
     private static func littleEndian(_ value: UInt64, count: Int) -> [UInt8] {

@@ -60,8 +60,10 @@ public enum TransportError: Error, Equatable, Sendable, CustomStringConvertible 
     case cannotListen(String, String)
     /// Waiting for a debugger failed.
     case cannotAccept(String)
-    /// The system gave no descriptor or thread.
+    /// The system gave no descriptor: what for, and its text.
     case noResources(String, String)
+    /// The system gave no thread: the line that says so.
+    case noThread(String)
 
     /// One line: what is wrong, where, what to do.
     public var description: String {
@@ -70,6 +72,7 @@ public enum TransportError: Error, Equatable, Sendable, CustomStringConvertible 
         case .cannotListen(let place, let reason): "\(place): cannot be listened at: \(reason)"
         case .cannotAccept(let reason): "waiting for a debugger failed: \(reason)"
         case .noResources(let what, let reason): "\(what): \(reason)"
+        case .noThread(let message): message
         }
     }
 }

@@ -1,5 +1,5 @@
-internal import Glibc
 internal import Synchronization
+internal import Threads
 
 /// A thread that reads the connection while the machine runs: raises the interrupt flag at ^C and
 /// when the debugger is gone, keeps all that came, and sends other debuggers away.
@@ -46,7 +46,10 @@ final class RunWatcher: Sendable {
         var ahead = ahead
         for byte in connection.unread where ahead.take(byte) == .interrupt { interrupt.raise() }
         let deframer = ahead
-        let thread = try WatcherThread { watcher.run(deframer) }
+        let thread: WorkerThread
+        do throws(ThreadError) {
+            thread = try WorkerThread("to watch the debugger") { watcher.run(deframer) }
+        } catch { throw .noThread(error.description) }
         body()
         watcher.done.set()
         thread.join()
@@ -93,41 +96,4 @@ final class RunWatcher: Sendable {
         findings.withLock { $0.failure = $0.failure ?? failure }
         interrupt.raise()
     }
-}
-
-/// A thread that runs one function. All signals are blocked in it: they are the main program's.
-@safe
-private struct WatcherThread: ~Copyable {
-    private let thread: pthread_t
-
-    private final class Body: Sendable {
-        let run: @Sendable () -> Void
-        init(_ run: @escaping @Sendable () -> Void) { self.run = run }
-    }
-
-    init(_ body: @escaping @Sendable () -> Void) throws(TransportError) {
-        var thread = pthread_t()
-        var all = sigset_t()
-        var before = sigset_t()
-        // SAFETY: the box is retained until the thread takes it; the signal sets are locals.
-        let box = unsafe Unmanaged.passRetained(Body(body))
-        unsafe sigfillset(&all)
-        _ = unsafe pthread_sigmask(SIG_SETMASK, &all, &before)
-        let status = unsafe pthread_create(
-            &thread, nil,
-            { argument in
-                if let argument = unsafe argument {
-                    unsafe Unmanaged<Body>.fromOpaque(argument).takeRetainedValue().run()
-                }
-                return nil
-            }, box.toOpaque())
-        _ = unsafe pthread_sigmask(SIG_SETMASK, &before, nil)
-        guard status == 0 else {
-            unsafe box.release()
-            throw .noResources("a thread to watch the debugger", systemText(status))
-        }
-        self.thread = thread
-    }
-
-    consuming func join() { _ = pthread_join(thread, nil) }
 }

@@ -188,21 +188,18 @@ extension ELFFile {
         unsafe withHandle { elf in
             var names = 0
             // SAFETY: the handle is open during the call; sections, strings and data belong to
-            // libelf, which checks indices and offsets; headers are locals that calls fill.
+            // libelf, which checks indices and offsets.
             guard unsafe elf_getshdrstrndx(elf, &names) == 0 else { return nil }
-            var section = unsafe elf_nextscn(elf, nil)
-            while let current = unsafe section {
-                var header = GElf_Shdr()
-                if unsafe gelf_getshdr(current, &header) != nil,
-                    header.sh_type != UInt32(SHT_NOBITS),
+            var found: (address: UInt64, bytes: [UInt8])?
+            unsafe forEachSection { section, header in
+                guard header.sh_type != UInt32(SHT_NOBITS),
                     let text = unsafe elf_strptr(elf, names, Int(header.sh_name)),
                     unsafe String(cString: text) == wanted
-                {
-                    return unsafe Self.contents(current, header)
-                }
-                unsafe section = unsafe elf_nextscn(elf, current)
+                else { return true }
+                found = unsafe Self.contents(section, header)
+                return false
             }
-            return nil
+            return found
         }
     }
 

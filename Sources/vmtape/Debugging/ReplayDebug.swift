@@ -26,10 +26,12 @@ struct ReplayDebug {
         let interrupt = InterruptFlag { kicker.kick() }
         let request = StopRequest()
         let stopper = server.stopper
-        let supervisor = Supervisor(
-            Supervisor.Configuration(), request: request, kick: { interrupt.raise() },
-            abort: { _exit(128 + $0) },
-            tick: { _ in if request.reason != nil { stopper.stop() } })
+        let supervisor = try attempt { () throws(ExecutionError) in
+            try Supervisor(
+                Supervisor.Configuration(), request: request, kick: { interrupt.raise() },
+                abort: { _exit(128 + $0) },
+                tick: { _ in if request.reason != nil { stopper.stop() } })
+        }
         defer { supervisor.finish() }
         var target = ReplayTarget(run)
         if endpoint != .standardStreams, !isQuiet {

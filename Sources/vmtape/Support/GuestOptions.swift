@@ -14,7 +14,7 @@ struct GuestOptions: ParsableArguments {
         help: ArgumentHelp(
             "The devices: bare (serial port and ways to end), pc (also interrupt controllers, "
                 + "timers, clock, keyboard, PCI) or pc-apic (a pc with local APIC and I/O APIC). "
-                + "Default: pc for firmware, else bare.",
+                + "Default: pc for firmware and Linux, else bare.",
             valueName: MachineKind.allCases.map(\.rawValue).joined(separator: "|")))
     var machine: MachineOption?
 
@@ -52,7 +52,8 @@ struct GuestOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "How to load the image; recognised by its content unless given.",
+            "How to load the image; recognised by its content unless given. A vmlinux is an ELF "
+                + "file to be told as linux.",
             valueName: GuestKind.allCases.map(\.rawValue).joined(separator: "|")))
     var kind: KindOption?
 
@@ -70,6 +71,10 @@ struct GuestOptions: ParsableArguments {
             "A multiboot module, with its own command line after a comma; repeatable.",
             valueName: "file[,cmdline]"))
     var module: [String] = []
+
+    @Option(
+        help: ArgumentHelp("A Linux kernel's initial RAM disk.", valueName: "file"))
+    var initrd: String?
 
     @Option(
         help: ArgumentHelp(
@@ -103,7 +108,9 @@ struct GuestOptions: ParsableArguments {
     var cpu: Int?
 
     @Argument(
-        help: "The guest: a flat binary, an ELF or multiboot kernel, or firmware; may be gzipped.")
+        help: ArgumentHelp(
+            "The guest: a flat binary, an ELF, multiboot or Linux kernel, or firmware; may be "
+                + "gzipped."))
     var image: String
 
     @Argument(
@@ -124,6 +131,7 @@ struct GuestOptions: ParsableArguments {
         let options = LoadOptions(
             kind: kind?.kind, loadAddress: load?.value, entry: entry?.value,
             commandLine: commandLine.joined(separator: " "), modules: modules,
+            initrd: try initrd.map { path throws(GuestError) in try GuestFile(path: path) },
             tables: machine?.machine.hasAPIC == true ? .apic : nil)
         return try LoadPlan(
             image: GuestFile(path: image), options: options,

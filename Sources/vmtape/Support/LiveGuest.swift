@@ -52,7 +52,7 @@ struct LiveGuest {
         pc.startDate =
             configuration.clock == .host ? UInt64(max(0, time(nil))) : Self.virtualStartDate
         let machine =
-            options.machine?.machine ?? (configuration.plan.kind == .firmware ? .pc : .bare)
+            options.machine?.machine ?? (configuration.plan.kind.expectsPC ? .pc : .bare)
         pc.offersFirmwareDMA = true
         pc.keys = Array(options.keys.utf8)
         let console = console

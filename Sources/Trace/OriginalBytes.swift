@@ -1,5 +1,4 @@
 public import Machine
-public import Trace
 
 /// The bytes of rewritten instructions as the guest has them, to be put back into what is read from
 /// its memory: nothing that a person or a debugger sees has ours in it.
