@@ -40,7 +40,9 @@ struct Checkpoint: ~Copyable {
     }
 
     /// Takes the place of the one before; the CPU must be settled.
-    mutating func renew(_ cpu: inout GuestCPU, _ memory: borrowing GuestMemory) throws(ExecutionError) {
+    mutating func renew(
+        _ cpu: inout GuestCPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) {
         try kvm { () throws(KVMError) in try cpu.collectWrites(memory) }
         for slot in cpu.writes?.take(reader) ?? [] {
             // SAFETY: both memories have the same slots, of 4096 bytes each.

@@ -92,6 +92,7 @@ public struct LandmarkDifference: Equatable, Sendable {
                     ? "RAM" : "RAM, page \(named.joined(separator: ", "))\(more)")
         }
         return "the nearest place with its registers differs in "
-            + (parts.isEmpty ? "nothing that the trace tells" : parts.joined(separator: ", and in "))
+            + (parts.isEmpty
+                ? "nothing that the trace tells" : parts.joined(separator: ", and in "))
     }
 }

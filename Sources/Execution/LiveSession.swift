@@ -20,6 +20,8 @@ public struct LiveConfiguration: Sendable {
     public var stall = StallPolicy.end
     /// Completes instructions that KVM cannot emulate.
     public var completesInstructions = true
+    /// Counts instructions by the host's counter, where it has one.
+    public var usesCounter = true
     /// What is watched beside the run.
     public var supervision = Supervisor.Configuration()
 
@@ -78,7 +80,7 @@ public struct RunSession: ~Copyable {
                 devices: devices, clock: configuration.clock, cpuidTable: cpuid, stop: stop,
                 hasCompletions: configuration.completesInstructions, stall: configuration.stall),
             listener: NoListener())
-        behaviour = host.probe.behaviour
+        behaviour = host.probe.behaviour.counting(configuration.usesCounter)
         self.configuration = configuration
     }
 
@@ -170,7 +172,7 @@ public struct RecordSession: ~Copyable {
         if recording.hasWorldStream { world.keepArrivals() }
         side = Attended(world: world, listener: Recorder(writer: writer))
         self.machine = machine
-        behaviour = host.probe.behaviour
+        behaviour = host.probe.behaviour.counting(configuration.usesCounter)
         self.configuration = configuration
         self.recording = recording
         self.cpu = cpu
@@ -278,5 +280,14 @@ extension GuestMachine {
             outcome: outcome, exitCount: loop.exitCount, nanoseconds: end - start,
             registers: registers, systemRegisters: system, fault: fault,
             midFlight: loop.midFlight)
+    }
+}
+
+extension HostBehaviour {
+    /// The host as it is, or as one that counts no instructions.
+    func counting(_ counts: Bool) -> HostBehaviour {
+        var result = self
+        if !counts { result.instructionCounter = .no }
+        return result
     }
 }

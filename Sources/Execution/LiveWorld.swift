@@ -273,13 +273,6 @@ public struct LiveWorld: World, ~Copyable {
     /// None: an interrupt in mid-flight is injected where a kick finds the guest.
     public mutating func landmark() throws(ExecutionError) -> Landmark? { nil }
 
-    /// No.
-    @inline(__always)
-    public var isLeavingTape: Bool { false }
-
-    /// Nothing comes of it.
-    public mutating func leaveTape() throws(ExecutionError) {}
-
     /// Cannot be.
     public mutating func missed(_ miss: LandmarkMiss) {}
 

@@ -68,7 +68,9 @@ extension RunLoop {
             if isRing3 { midFlight.refusedInRing3 += 1 }
             attempts += 1
             // Where none is found in ring 0 within the bound, the next exit arms the timer again.
-            if Side.isListening, isRing3, !isRing3Found, attempts > Self.ring3Attempts { return nil }
+            if Side.isListening, isRing3, !isRing3Found, attempts > Self.ring3Attempts {
+                return nil
+            }
             try armRetry(&cpu)
             return nil
         }

@@ -11,6 +11,9 @@ public struct ReplayOptions: Sendable {
     public var isForced = false
     /// The host CPU that the guest runs on; nil: the recording's, where this host has it.
     public var cpu: Int?
+    /// Counts instructions by the host's counter, where it has one; without it landmarks are found by
+    /// breakpoints alone.
+    public var usesCounter = true
 
     /// To the end, on a host that matches.
     public init() {}
@@ -74,7 +77,7 @@ public struct ReplaySession: ~Copyable {
         side = tape
         self.reader = reader
         self.options = options
-        behaviour = host.probe.behaviour
+        behaviour = host.probe.behaviour.counting(options.usesCounter)
         hostDifferences = differences
     }
 

@@ -70,6 +70,7 @@ public struct KeyframeRecord: Equatable, Sendable {
         writer.item(Tag.position) {
             $0.append(position.exitCount)
             $0.append(position.instructions)
+            if let ring3 = position.ring3 { $0.append(ring3) }
         }
         writer.item(Tag.memory) {
             $0.append(memory.low)
@@ -103,7 +104,8 @@ public struct KeyframeRecord: Equatable, Sendable {
             switch tag {
             case Tag.position:
                 position = Position(
-                    exitCount: try value.integer(), instructions: try value.integer())
+                    exitCount: try value.integer(), instructions: try value.integer(),
+                    ring3: value.isAtEnd ? nil : try value.integer())
             case Tag.memory: memory = try value.digest()
             case Tag.pages:
                 while !value.isAtEnd {

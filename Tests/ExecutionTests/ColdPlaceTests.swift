@@ -52,6 +52,25 @@ import Testing
         #expect(search.takesNext)
     }
 
+    @Test func `what is known is tried again, and the shortest time holds`() throws {
+        var search = ColdPlaceSearch()
+        // The host was busy when the hot one was passed.
+        _ = search.begin([1, 2])
+        #expect(search.pass(1, nanoseconds: 0) == .keep)
+        #expect(search.pass(2, nanoseconds: 10) == .keep)
+        #expect(search.pass(1, nanoseconds: Self.millisecond) == .take)
+        #expect(search.begin([1, 2]) == [1])
+        // Its time has come.
+        #expect(search.begin([1, 2]) == [1, 2])
+        #expect(search.pass(1, nanoseconds: 0) == .keep)
+        #expect(search.pass(1, nanoseconds: 100) == .drop)
+        #expect(search.pass(2, nanoseconds: 200) == .keep)
+        #expect(search.pass(2, nanoseconds: 50_000) == .drop)
+        #expect(search.settle() == [2])
+        // However long it stays away once more.
+        for _ in 0..<8 { #expect(search.begin([1, 2]) != [1]) }
+    }
+
     @Test func `what did not come again before ring 3 was left is cold`() {
         var search = ColdPlaceSearch()
         _ = search.begin([1, 2])

@@ -14,6 +14,8 @@ import Trace
         /// The registers differ from one round of the loop to the next.
         var registersTell: Bool
         var hasCounter: Bool
+        /// Kicks that come milliseconds late, the first ones.
+        var lateKicks = 0
     }
 
     private static let kinds: [Kind] = [1, 2, 7, 50, 3000].flatMap { loop in
@@ -61,6 +63,29 @@ import Trace
         #expect(miss.lines.first?.contains("finds no place") == true)
     }
 
+    @Test func `a guest that ran too far is put back and searched again`() throws {
+        let kind = Kind(loop: 7, registersTell: false, hasCounter: true)
+        for seed in 1...20 as ClosedRange<UInt64> {
+            let recorded = try run(kind, seed: seed)
+            let interruption = try #require(recorded.side.interruption)
+            var late = kind
+            // Four slices end at the breakpoint; the fifth is the first without it.
+            late.lateKicks = 5
+            let replayed = try run(late, seed: seed &* 977, tape: interruption)
+            #expect(replayed.outcome == .ended(Ending(.halted)))
+            #expect(replayed.place == recorded.place)
+            #expect(replayed.counts.repairs == 1)
+        }
+        // Once is enough.
+        let long = Kind(loop: 8000, registersTell: false, hasCounter: true, lateKicks: 9)
+        var interruption = try #require(try run(kind, seed: 5).side.interruption)
+        interruption.landmark?.registers[.rip] = 1
+        interruption.landmark?.progress = 3000
+        let replayed = try run(long, seed: 6, tape: interruption)
+        #expect(replayed.counts.repairs == 1)
+        #expect(replayed.side.miss != nil)
+    }
+
     @Test func `a register that never comes is named`() throws {
         let kind = Kind(loop: 7, registersTell: true, hasCounter: true)
         var interruption = try #require(try run(kind, seed: 3).side.interruption)
@@ -91,14 +116,22 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
     private let registers = UnsafeMutablePointer<GeneralRegisters>.allocate(capacity: 1)
     private let system = UnsafeMutablePointer<SystemRegisters>.allocate(capacity: 1)
     private var data: [UInt8] = [0]
+    private var kept: UInt64?
+    private var lateKicks: Int
     var mmioValue: UInt64 = 0
     var taskPriorityClass: UInt64 = 0
 
     init(_ kind: MidFlightTests.Kind, seed: UInt64) {
         self.kind = kind
         random = seed
+        lateKicks = kind.lateKicks
         unsafe registers.initialize(to: GeneralRegisters())
-        unsafe system.initialize(to: SystemRegisters())
+        // 64-bit code.
+        var long = SystemRegisters()
+        long[.cr0] = 1
+        long[.efer] = 0x501
+        long[.cs] = Segment(selector: 8, type: 0xB, l: true)
+        unsafe system.initialize(to: long)
         show()
     }
 
@@ -124,6 +157,7 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
         }
         let stop = DebugStop(exception: 1, pc: GuestVirtualAddress(0), dr6: 0, dr7: 0)
         if debug.singleStep {
+            guard position < Self.end else { return .exit(.hlt) }
             position += 1
             return .exit(.debug(stop))
         }
@@ -131,14 +165,20 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
         // 500 to 1011 ns an instruction, and a kick that comes up to 60 us late.
         let speed = 500 + random >> 55
         var budget = kick.map { ($0 + (random >> 40) % 60_000) / speed } ?? .max
+        let isLate = kick != nil && lateKicks > 0
+        if isLate {
+            lateKicks -= 1
+            budget = .max
+        }
         kick = nil
         while position < Self.end {
             let rip = 0x1000 + position % kind.loop
             if debug.breakpoints.contains(where: { $0.address.rawValue == rip }) {
                 return .exit(.debug(stop))
             }
-            guard budget > 0 else { return .interrupted }
-            budget -= 1
+            // As late as a kick can be without an exit before it.
+            guard budget > 0, !isLate || position < Self.end - 1 else { return .interrupted }
+            if budget < .max { budget -= 1 }
             position += 1
         }
         return .exit(.hlt)
@@ -147,6 +187,14 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
     mutating func armKick(nanoseconds: UInt64) { kick = nanoseconds == 0 ? nil : nanoseconds }
     mutating func progress() -> UInt64? { kind.hasCounter ? position : nil }
     mutating func isQuiet() -> Bool { true }
+    mutating func keepPlace(_ memory: borrowing GuestMemory) { kept = position }
+    mutating func returnToPlace(_ memory: borrowing GuestMemory) -> Bool {
+        guard let kept else { return false }
+        position = kept
+        debug = .off
+        show()
+        return true
+    }
     mutating func stateDigest() -> Digest128 { Digest128(low: position) }
     mutating func setGuestDebug(_ debug: GuestDebug) {
         self.debug = debug

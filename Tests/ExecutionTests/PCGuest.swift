@@ -118,8 +118,11 @@ struct PCTape {
         return count
     }
 
-    func replay(_ host: borrowing Host, until: UInt64? = nil) throws -> Verdict {
+    func replay(
+        _ host: borrowing Host, until: UInt64? = nil, usesCounter: Bool = true
+    ) throws -> Verdict {
         var options = ReplayOptions()
+        options.usesCounter = usesCounter
         options.until = until
         let outcome = try ReplaySession(
             host: host, reader: TraceReader(path: path), options: options

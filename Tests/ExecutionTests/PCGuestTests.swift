@@ -46,6 +46,32 @@ struct PCGuestTests {
         #expect(try tape.replay(host) == .identical)
     }
 
+    /// Registers, memory, a REP, vector registers: each alone.
+    @Test(arguments: 1...4)
+    func `what alone changes is told apart`(mode: Int) throws {
+        let host = try Host()
+        for guest in [
+            PCGuest.sample("preempted", "30 \(mode)"),
+            PCGuest.sample("preempted-ring3", "20 \(mode * 4)"),
+        ] {
+            let tape = try guest.record(host, .host)
+            #expect(tape.outcome.report.ending == Ending(.halted))
+            #expect(tape.outcome.report.midFlight.landmarks >= 15)
+            #expect(try tape.replay(host) == .identical)
+        }
+    }
+
+    /// What a host does that counts no instructions.
+    @Test(arguments: [true, false])
+    func `interrupts in mid-flight are found without a counter`(recordsCount: Bool) throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted", "25").record(host, .host) {
+            $0.usesCounter = recordsCount
+        }
+        #expect(tape.outcome.report.midFlight.landmarks >= 20)
+        #expect(try tape.replay(host, usesCounter: false) == .identical)
+    }
+
     /// By itself; with faults between the interrupts; with exits; with both.
     @Test(arguments: 0..<4)
     func `interrupts in mid-flight in ring 3 are found again`(mode: Int) throws {

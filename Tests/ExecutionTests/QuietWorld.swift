@@ -33,8 +33,6 @@ extension PlainWorld where Self: ~Copyable {
         exitCount: UInt64, progress: UInt64?, canWake: Bool
     ) throws(ExecutionError) -> Ending? { nil }
     mutating func landmark() throws(ExecutionError) -> Landmark? { nil }
-    var isLeavingTape: Bool { false }
-    mutating func leaveTape() throws(ExecutionError) {}
     mutating func missed(_ miss: LandmarkMiss) {}
     var isLeavingTape: Bool { false }
     mutating func leaveTape() throws(ExecutionError) {}
@@ -77,15 +75,14 @@ extension PlainListener where Self: ~Copyable {
 protocol PlainCPU: Processor, ~Copyable {}
 
 extension PlainCPU where Self: ~Copyable {
+    mutating func hasEventUnderWay() throws(KVMError) -> Bool { false }
     func changedPages() -> [MemoryDigest.Page] { [] }
     mutating func markPages() {}
     mutating func keepPlace(_ memory: borrowing GuestMemory) throws(ExecutionError) {}
     mutating func returnToPlace(
         _ memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Bool { false }
-}
 
-extension PlainCPU where Self: ~Copyable {
     mutating func extendedState() throws(KVMError) -> ExtendedState {
         ExtendedState(mxcsr: 0x1F80, mxcsrMask: 0xFFFF, x87Status: 0, xcr0: 1)
     }

@@ -165,3 +165,87 @@ import Trace
         #expect(search.returnToRing3(count: 1000) == .giveUp)
     }
 }
+
+/// Kicks that come together with what ring 3 raises.
+@Suite struct Ring3KickTests {
+    @Test(arguments: [3, 1] as [UInt8])
+    func `an exception on its way comes out before a kick counts`(vector: UInt8) throws {
+        var cpu = KickedCPU(raising: vector)
+        let memory = try smallMemory()
+        let stop = try Ring3Stops().run(&cpu, memory, isStep: vector == 1)
+        switch (vector, stop) {
+        case (3, .raised(3)), (1, .stepped): break
+        default: Issue.record("vector \(vector) came to \(stop)")
+        }
+        #expect(cpu.runs == 2)
+        // The kick that was swallowed comes again.
+        #expect(cpu.kick != nil)
+    }
+
+    @Test func `a kick by itself is one`() throws {
+        var cpu = KickedCPU(raising: nil)
+        guard case .kicked = try Ring3Stops().run(&cpu, try smallMemory()) else {
+            Issue.record("it is not")
+            return
+        }
+        #expect(cpu.runs == 1)
+    }
+}
+
+/// A CPU that is kicked when it has raised an exception that has not come out yet.
+@safe
+private struct KickedCPU: PlainCPU, ~Copyable {
+    private let vector: UInt8?
+    private(set) var runs = 0
+    private(set) var kick: UInt64?
+    private let registers = UnsafeMutablePointer<GeneralRegisters>.allocate(capacity: 1)
+    private let system = UnsafeMutablePointer<SystemRegisters>.allocate(capacity: 1)
+    var mmioValue: UInt64 = 0
+    var taskPriorityClass: UInt64 = 0
+
+    init(raising vector: UInt8?) {
+        self.vector = vector
+        unsafe registers.initialize(to: GeneralRegisters())
+        unsafe system.initialize(to: SystemRegisters())
+    }
+
+    deinit {
+        // SAFETY: allocated with the value, freed only here.
+        unsafe registers.deallocate()
+        unsafe system.deallocate()
+    }
+
+    mutating func run() throws(KVMError) -> RunResult {
+        runs += 1
+        return runs == 1 || vector == nil ? .interrupted : .exit(.shutdown)
+    }
+
+    mutating func hasEventUnderWay() -> Bool { vector != nil && runs == 1 }
+    mutating func raisedException() -> UInt8 { vector ?? 0 }
+    mutating func armKick(nanoseconds: UInt64) { kick = nanoseconds }
+    mutating func settle() -> Settlement { .settled }
+    var isReadyForInterrupt: Bool { true }
+    mutating func interrupt(vector: UInt8) {}
+    // SAFETY (both): the allocations live as long as self.
+    var registersPointer: UnsafePointer<GeneralRegisters> { unsafe UnsafePointer(registers) }
+    var systemRegistersPointer: UnsafePointer<SystemRegisters> { unsafe UnsafePointer(system) }
+    mutating func withIOData<Result, Failure: Error>(
+        _ body: (inout MutableRawSpan) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        var none: [UInt8] = [0]
+        var span = none.mutableSpan
+        // SAFETY: the elements are bytes: any pattern is one.
+        var bytes = unsafe span.mutableBytes
+        return try body(&bytes)
+    }
+    mutating func answerMSR(_ value: UInt64, fault: Bool) {}
+    func withPayload<Result, Failure: Error>(
+        _ body: (RawSpan) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        let none: [UInt8] = [0]
+        // SAFETY: the elements are bytes.
+        return try unsafe body(none.span.bytes)
+    }
+    mutating func acknowledgeKick() -> Bool { true }
+    mutating func replaceRegistersAfterOut(_ registers: GeneralRegisters) -> Bool { false }
+}

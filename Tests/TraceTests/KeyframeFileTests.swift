@@ -23,7 +23,8 @@ struct KeyframeFileTests {
                 .init(slot: 300, content: 1),
             ], written: [0, 9, 12, 300]),
         KeyframeRecord(
-            position: Position(exitCount: 50), memory: Digest128(low: 8, high: 6),
+            position: Position(exitCount: 50, instructions: 1, ring3: 7),
+            memory: Digest128(low: 8, high: 6),
             parts: [.init(tag: 16, words: [2])],
             pages: (2..<20).map { .init(slot: $0 * 2, content: $0) }, written: []),
     ]

@@ -143,6 +143,31 @@ struct RowLayoutTests {
         #expect(row == expected)
     }
 
+    @Test func landmarksWithParts() throws {
+        var encoder = RowEncoder(vCPUCount: 1)
+        let pages = [
+            MemoryDigest.Page(number: 7, hash: 8), MemoryDigest.Page(number: 9, hash: 0),
+        ]
+        let cases: [([MemoryDigest.Page]?, UInt16)] = [(pages, 2), ([], 0), (nil, .max)]
+        for (listed, count) in cases {
+            let landmark = Landmark(
+                registers: GeneralRegisters(), state: Digest128(low: 1, high: 2),
+                parts: LandmarkParts(processor: 5, memory: 6, pages: listed))
+            let row = Sample.interruption(
+                Interruption(.external, vector: 14, landmark: landmark), 0
+            ).encode(&encoder)
+            let told = (listed ?? []).flatMap { le($0.number) + le($0.hash) }
+            var expected: [UInt8] = [0x05, 0, 14, 0x12]
+            expected += le(UInt32(0)) + le(UInt64(1)) + le(UInt64(2))
+            expected += le(UInt64(5)) + le(UInt64(6)) + le(count) + told
+            #expect(row == expected)
+        }
+        // Of more than the limit the first are told.
+        let many = (0..<100).map { MemoryDigest.Page(number: $0, hash: 1) }
+        let parts = LandmarkParts(processor: 0, memory: 0, pages: many)
+        #expect(parts.pages?.count == LandmarkParts.pageLimit)
+    }
+
     @Test func startAndEnd() {
         var encoder = RowEncoder(vCPUCount: 1)
         var (registers, system) = zero

@@ -41,7 +41,7 @@ enum KeyframeCoding {
                 tag: Tag.run,
                 words: [
                     UInt64(cpu.mpState.rawValue), cpu.progress == nil ? 0 : 1,
-                    cpu.progress ?? 0, frame.spanStart, frame.standing == .atExit ? 0 : 1,
+                    cpu.progress ?? 0, frame.spanStart, number(of: frame.standing),
                     frame.nanoseconds, frame.loop.exceptionCount,
                 ]),
             .init(tag: Tag.tape, words: frame.tape.words),
@@ -74,7 +74,8 @@ enum KeyframeCoding {
             let controls = part(Tag.extendedControl, model.extendedControl.count * 2),
             let msrs = part(Tag.msrs, model.msrs.count * 2),
             let tape = part(Tag.tape), let place = Tape.Place(words: tape),
-            let state = UInt32(exactly: run[0]), run[1] <= 1, run[4] <= 1, run[5] < 1 << 62
+            let state = UInt32(exactly: run[0]), run[1] <= 1, run[5] < 1 << 62,
+            let standing = standings.first(where: { $0.number == run[4] })?.standing
         else { return nil }
         var cpu = model
         cpu.mpState = MPState(rawValue: state)
@@ -96,7 +97,11 @@ enum KeyframeCoding {
         }
         let instructions = cpu.progress.map { $0 &- run[3] } ?? 0
         guard (cpu.progress == nil) == (model.progress == nil),
-            record.position == Position(exitCount: place.exitCount, instructions: instructions),
+            record.position
+                == Position(
+                    exitCount: place.exitCount, instructions: instructions,
+                    ring3: record.position.ring3),
+            (standing == .inRing3) == (record.position.ring3 != nil),
             record.position > .begin
         else { return nil }
         var memory = sites
@@ -108,8 +113,17 @@ enum KeyframeCoding {
             position: record.position, cpu: cpu, tape: place,
             loop: RunLoop.Place(
                 exitCount: place.exitCount, exceptionCount: run[6], sites: memory),
-            spanStart: run[3], standing: run[4] == 0 ? .atExit : .afterStop,
+            spanStart: run[3], standing: standing,
             nanoseconds: run[5])
+    }
+
+    /// How a keyframe may stand.
+    private static let standings: [(standing: Standing, number: UInt64)] = [
+        (.atExit, 0), (.afterStop, 1), (.inRing3, 2),
+    ]
+
+    private static func number(of standing: Standing) -> UInt64 {
+        standings.first { $0.standing == standing }?.number ?? 1
     }
 
     private static func words<let count: Int>(_ array: InlineArray<count, UInt64>) -> [UInt64] {

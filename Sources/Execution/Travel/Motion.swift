@@ -173,10 +173,10 @@ extension TimeMachine {
         }
         // How to move. An instruction that is rewritten before the next exit stops the guest.
         let rewriting = try tape.nextRewriting()
+        let freeStops = 4 - (rewriting == nil ? 0 : 1) - (loop.syscallHandler == nil ? 0 : 1)
         var isStepped =
             journey.wanted != nil || mustMatch || !journey.course.watched.isEmpty
-            || !journey.course.ring3Stops.isEmpty || journey.course.stops.count
-                > 4 - (rewriting == nil ? 0 : 1) - (loop.syscallHandler == nil ? 0 : 1)
+            || !journey.course.ring3Stops.isEmpty || journey.course.stops.count > freeStops
         var slice: UInt64?
         if !hasCounter {
             if bound != nil || !journey.course.stops.isEmpty { isStepped = true }

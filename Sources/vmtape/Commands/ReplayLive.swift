@@ -91,7 +91,9 @@ struct ReplayLive {
 
     /// Where the tape is left; nil: nowhere.
     private var liveFrom: Position? {
-        options.liveFrom.map { $0.position(inRunOf: reader.exitCount) ?? Position(exitCount: reader.exitCount) }
+        options.liveFrom.map {
+            $0.position(inRunOf: reader.exitCount) ?? Position(exitCount: reader.exitCount)
+        }
     }
 
     func run(_ host: borrowing Host) throws {
