@@ -276,6 +276,13 @@ public struct LiveWorld: World, ~Copyable {
     /// Cannot be.
     public mutating func missed(_ miss: LandmarkMiss) {}
 
+    /// There is none.
+    @inline(__always)
+    public var isLeavingTape: Bool { false }
+
+    /// Cannot be.
+    public mutating func leaveTape() throws(ExecutionError) {}
+
     /// When an interrupt that waits, or that the next deadline raises, has waited long enough.
     /// Under a virtual clock, with which a run is to be the same every time, nothing is injected:
     /// the kick looks whether the guest waits in vain.

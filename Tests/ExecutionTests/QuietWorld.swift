@@ -34,6 +34,8 @@ extension PlainWorld where Self: ~Copyable {
     ) throws(ExecutionError) -> Ending? { nil }
     mutating func landmark() throws(ExecutionError) -> Landmark? { nil }
     mutating func missed(_ miss: LandmarkMiss) {}
+    var isLeavingTape: Bool { false }
+    mutating func leaveTape() throws(ExecutionError) {}
     var hasArrivals: Bool { false }
     mutating func tellArrivals<Listener: RunListener & ~Copyable>(
         _ listener: inout Listener
