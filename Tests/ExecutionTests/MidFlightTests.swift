@@ -165,7 +165,8 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
         // 500 to 1011 ns an instruction, and a kick that comes up to 60 us late.
         let speed = 500 + random >> 55
         var budget = kick.map { ($0 + (random >> 40) % 60_000) / speed } ?? .max
-        if kick != nil, lateKicks > 0 {
+        let isLate = kick != nil && lateKicks > 0
+        if isLate {
             lateKicks -= 1
             budget = .max
         }
@@ -176,7 +177,7 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
                 return .exit(.debug(stop))
             }
             // As late as a kick can be without an exit before it.
-            guard budget > 0, budget < .max || position < Self.end - 1 else { return .interrupted }
+            guard budget > 0, !isLate || position < Self.end - 1 else { return .interrupted }
             if budget < .max { budget -= 1 }
             position += 1
         }
