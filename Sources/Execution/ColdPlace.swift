@@ -135,6 +135,9 @@ struct ColdPlaceSearch {
 
     /// How long a place must stay away. A replay passes it in about a third of that (two stops).
     static let coldNanoseconds: UInt64 = 250_000
+    /// What comes again sooner is no place to settle for: a replay passes it in the time of some stops,
+    /// and a loop over millions of elements never.
+    static let hotNanoseconds: UInt64 = 10_000
     /// How long to look for one.
     static let boundNanoseconds: UInt64 = 3_000_000
     /// How many places to pass at most; the last of them is taken.
@@ -162,6 +165,10 @@ struct ColdPlaceSearch {
         /// Searches until it is tried again, and after how many that will be.
         var left = firstTrial
         var trial = firstTrial
+        /// How often it was held to be cold since ring 3 was left; 0 once that was measured. Once is
+        /// no proof: a page fault may have cut the first round of a loop short.
+        var assumptions = 0
+        var isUnproven: Bool { assumptions == 1 }
     }
 
     private var known: [Known] = []
@@ -192,11 +199,12 @@ struct ColdPlaceSearch {
 
     /// Looks for nothing colder than what is known.
     ///
-    /// - Returns: Where to stop beside the places that are waited for; none where nothing is known.
+    /// - Returns: Where to stop beside the places that are waited for; none where nothing is known,
+    ///   or nothing that a replay could stop at each time.
     mutating func settle() -> [UInt64] {
         takesNext = true
         let coldest = places.compactMap { place in known.first { $0.address == place } }
-            .max { $0.away < $1.away }
+            .filter { $0.away >= Self.hotNanoseconds && !$0.isUnproven }.max { $0.away < $1.away }
         return coldest.map { [$0.address] } ?? []
     }
 
@@ -208,7 +216,7 @@ struct ColdPlaceSearch {
 
     /// How long a place stays away, if that is known and need not be tried again.
     private func settled(_ address: UInt64) -> UInt64? {
-        known.first { $0.address == address && $0.left > 0 }?.away
+        known.first { $0.address == address && $0.left > 0 && !$0.isUnproven }?.away
     }
 
     private func isCold(_ address: UInt64) -> Bool {
@@ -222,6 +230,7 @@ struct ColdPlaceSearch {
             return
         }
         known[index].away = min(known[index].away, away)
+        known[index].assumptions = 0
         known[index].trial = min(known[index].trial * 2, Self.lastTrial)
         known[index].left = known[index].trial
     }
@@ -255,7 +264,14 @@ struct ColdPlaceSearch {
     /// Ring 3 was left: what was passed once only, and not just now, is cold.
     mutating func leave(nanoseconds: UInt64) {
         for place in seen where nanoseconds &- place.nanoseconds >= Self.leftNanoseconds {
+            guard let index = known.firstIndex(where: { $0.address == place.address }) else {
+                learn(place.address, away: Self.coldNanoseconds)
+                known[known.count - 1].assumptions = 1
+                continue
+            }
+            let assumptions = known[index].assumptions
             learn(place.address, away: Self.coldNanoseconds)
+            if assumptions > 0 { known[index].assumptions = 2 }
         }
     }
 }

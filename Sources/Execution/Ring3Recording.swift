@@ -19,8 +19,12 @@ enum Ring3Place {
 /// Recording interrupts in ring 3: where a kick finds it may be the middle of a hot loop, through
 /// which a replay would have to stop a million times; so the guest is taken on to a colder place.
 extension RunLoop {
-    /// How often the bound may pass before the place is wherever the guest stands.
+    /// How often the bound may pass where there are places to stop at, but none comes.
     private static let patience = 3
+    /// How often it may pass, a second in all, before the place is wherever the guest stands. Until
+    /// then the interrupt waits for the loop to end or ring 3 to be left: a landmark in a loop of some
+    /// nanoseconds is one that no replay comes to.
+    private static let longPatience = 333
 
     /// Whether a replay finds a place in ring 3 here.
     var isRing3Found: Bool { usesRing3Stops ? hasCounter : breaksRing3 }
@@ -119,14 +123,14 @@ extension RunLoop {
                 for place in coldPlaces.settle() {
                     _ = try stops.plant(place, system: system, memory: memory)
                 }
-                if stops.addresses.isEmpty || boundsPassed > 1,
+                if stops.addresses.isEmpty || boundsPassed > Self.patience,
                     try !isOutsideREP(&stops, &cpu, system, memory)
                 {
                     continue
                 }
-                if stops.addresses.isEmpty || boundsPassed >= Self.patience {
+                if boundsPassed >= Self.longPatience {
                     try stops.unpark(&cpu, memory)
-                    return boundsPassed > 2 * Self.patience ? .leftRing3 : .here
+                    return boundsPassed > 2 * Self.longPatience ? .leftRing3 : .here
                 }
             }
         }
