@@ -82,7 +82,8 @@ struct GDBCommand: ParsableCommand {
             // It need not ask for the file over the connection, and warn that this is slow.
             words += [program, "-iex", "set sysroot", "-iex", "set exec-file-mismatch off"]
         }
-        words += ["-ex", "target remote | \(command)"]
+        // The server answers once it stands where it was asked to; a long run takes its time.
+        words += ["-iex", "set remotetimeout 86400", "-ex", "target remote | \(command)"]
         if let script = Self.makeScript() { words += ["-ex", "source /proc/self/fd/\(script)"] }
         words += arguments
         throw CommandFailure(status: Status.couldNot, Self.become(words))
