@@ -135,9 +135,11 @@ struct ColdPlaceSearch {
 
     /// How long a place must stay away. A replay passes it in about a third of that (two stops).
     static let coldNanoseconds: UInt64 = 250_000
-    /// What comes again sooner is no place to settle for: a replay passes it in the time of some stops,
-    /// and a loop over millions of elements never.
-    static let hotNanoseconds: UInt64 = 10_000
+    /// What comes again sooner is no place to settle for: a replay would pass it in the time of some
+    /// stops, and come to the end of a loop over millions of elements never.
+    static let hotNanoseconds: UInt64 = 2000
+    /// How often a place is measured again in one search before it is dropped.
+    static let measurementLimit = 6
     /// How long to look for one.
     static let boundNanoseconds: UInt64 = 3_000_000
     /// How many places to pass at most; the last of them is taken.
@@ -156,6 +158,10 @@ struct ColdPlaceSearch {
         var pass: Int
         /// It stayed away long, for what reason is not known.
         var isDoubtful = false
+        /// The shortest time that it was away and came again too soon.
+        var shortest: UInt64 = .max
+        /// How often it did, and yet was away for a while.
+        var measurements = 0
     }
 
     private struct Known {
@@ -165,6 +171,8 @@ struct ColdPlaceSearch {
         /// Searches until it is tried again, and after how many that will be.
         var left = firstTrial
         var trial = firstTrial
+        /// It was waited for in vain.
+        var isAbsent = false
         /// How often it was held to be cold since ring 3 was left; 0 once that was measured. Once is
         /// no proof: a page fault may have cut the first round of a loop short.
         var assumptions = 0
@@ -175,8 +183,11 @@ struct ColdPlaceSearch {
     private var places: [UInt64] = []
     private var seen: [Seen] = []
     private var passes = 0
-    /// What a stop takes: the shortest run from one to the next was little else.
-    private var stopNanoseconds: UInt64 = 50_000
+    /// What the last stops took that were nothing else. It differs by a factor from host to host and
+    /// with what else the host does, so nothing is assumed; before any place can come again, a step
+    /// from it has been made.
+    private var stops: [UInt64] = []
+    private static let stopMemory = 8
     /// Nothing colder is looked for: the next place is taken.
     private(set) var takesNext = false
 
@@ -191,10 +202,11 @@ struct ColdPlaceSearch {
         for index in known.indices where places.contains(known[index].address) {
             known[index].left -= 1
         }
-        let cold = places.filter { isCold($0) }
+        let cold = places.filter { isCold($0) && !isAbsent($0) }
         if !cold.isEmpty { return cold }
-        let tried = places.filter { settled($0) == nil }
-        return tried.isEmpty ? settle() : tried
+        let tried = places.filter { settled($0) == nil && !isAbsent($0) }
+        // What seldom comes is welcome, when it does.
+        return tried.isEmpty ? settle() + places.filter { isAbsent($0) } : tried
     }
 
     /// Looks for nothing colder than what is known.
@@ -204,14 +216,21 @@ struct ColdPlaceSearch {
     mutating func settle() -> [UInt64] {
         takesNext = true
         let coldest = places.compactMap { place in known.first { $0.address == place } }
-            .filter { $0.away >= Self.hotNanoseconds && !$0.isUnproven }.max { $0.away < $1.away }
+            .filter { $0.away >= Self.hotNanoseconds && !$0.isUnproven && !$0.isAbsent }
+            .max { $0.away < $1.away }
         return coldest.map { [$0.address] } ?? []
     }
 
-    /// What of a run from stop to stop the guest had.
-    mutating func guestTime(of nanoseconds: UInt64) -> UInt64 {
-        stopNanoseconds = min(stopNanoseconds, nanoseconds)
-        return nanoseconds - stopNanoseconds
+    /// What of a run from stop to stop the guest had: what it took beyond a stop.
+    func guestTime(of nanoseconds: UInt64) -> UInt64 {
+        guard let stop = stops.min() else { return 0 }
+        return nanoseconds > stop ? nanoseconds - stop : 0
+    }
+
+    /// A single instruction took so long, which is a stop and nothing else.
+    mutating func stepped(in nanoseconds: UInt64) {
+        if stops.count == Self.stopMemory { stops.removeFirst() }
+        stops.append(nanoseconds)
     }
 
     /// How long a place stays away, if that is known and need not be tried again.
@@ -223,6 +242,11 @@ struct ColdPlaceSearch {
         (settled(address) ?? 0) >= Self.coldNanoseconds
     }
 
+    /// Whether it was waited for in vain, and need not be again yet.
+    private func isAbsent(_ address: UInt64) -> Bool {
+        known.contains { $0.address == address && $0.isAbsent && $0.left > 0 }
+    }
+
     private mutating func learn(_ address: UInt64, away: UInt64) {
         guard let index = known.firstIndex(where: { $0.address == address }) else {
             known.append(Known(address: address, away: away))
@@ -231,8 +255,28 @@ struct ColdPlaceSearch {
         }
         known[index].away = min(known[index].away, away)
         known[index].assumptions = 0
+        known[index].isAbsent = false
+        doubt(index)
+    }
+
+    /// The longer something has held, the later it is tried again.
+    private mutating func doubt(_ index: Int) {
         known[index].trial = min(known[index].trial * 2, Self.lastTrial)
         known[index].left = known[index].trial
+    }
+
+    /// The bound has passed: which of the places where it stops did not come is learned, so that an
+    /// interrupt does not wait for them each time.
+    mutating func passBound(waitingFor waited: [UInt64]) {
+        for place in waited where !seen.contains(where: { $0.address == place }) {
+            if let index = known.firstIndex(where: { $0.address == place }) {
+                known[index].isAbsent = true
+                doubt(index)
+            } else {
+                learn(place, away: .max)
+                known[known.count - 1].isAbsent = true
+            }
+        }
     }
 
     /// The guest stands at one of the places.
@@ -247,7 +291,15 @@ struct ColdPlaceSearch {
         }
         let away = nanoseconds &- seen[index].nanoseconds
         guard away >= Self.coldNanoseconds else {
-            learn(address, away: away)
+            let shortest = min(away, seen[index].shortest)
+            // A stop takes now more, now less: what seems to stay away a little is measured again.
+            if shortest >= Self.hotNanoseconds, seen[index].measurements < Self.measurementLimit {
+                seen[index] = Seen(
+                    address: address, nanoseconds: nanoseconds, pass: passes, shortest: shortest,
+                    measurements: seen[index].measurements + 1)
+                return .keep
+            }
+            learn(address, away: shortest)
             seen.remove(at: index)
             return .drop
         }

@@ -72,10 +72,8 @@ extension RunLoop {
                 isFresh = false
             }
             let entered = HostThread.timestamp()
-            let began = HostThread.ownNanoseconds()
             var stop = try stops.run(&cpu, memory)
-            let took = HostThread.ownNanoseconds() &- began
-            guestNanoseconds &+= coldPlaces.guestTime(of: took)
+            guestNanoseconds &+= coldPlaces.guestTime(of: stops.lastNanoseconds)
             midFlight.ring3Stops += 1
             if case .breakpoint = stop {
                 // SAFETY: as above.
@@ -92,7 +90,9 @@ extension RunLoop {
                     for place in coldPlaces.settle() {
                         _ = try stops.plant(place, system: system, memory: memory)
                     }
-                case .keep: stop = try stops.step(&cpu, memory)
+                case .keep:
+                    stop = try stops.step(&cpu, memory)
+                    if case .stepped = stop { coldPlaces.stepped(in: stops.lastNanoseconds) }
                 }
             }
             switch stop {
@@ -119,6 +119,7 @@ extension RunLoop {
                 }
                 boundBegan = guestNanoseconds
                 boundsPassed += 1
+                if boundsPassed == 1 { coldPlaces.passBound(waitingFor: stops.addresses) }
                 // What is still waited for is cold; and else the coldest of the others.
                 for place in coldPlaces.settle() {
                     _ = try stops.plant(place, system: system, memory: memory)

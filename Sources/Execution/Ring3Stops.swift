@@ -45,6 +45,8 @@ struct Ring3Stops {
     private var limit: UInt16?
     /// The guest's DR6, which a step's #DB changes.
     private var debugStatus: UInt64 = 0
+    /// How long the thread was on a CPU for the last run or step.
+    private(set) var lastNanoseconds: UInt64 = 0
 
     /// Where it stops.
     var addresses: [UInt64] { planted.map(\.address) }
@@ -119,9 +121,11 @@ struct Ring3Stops {
     /// A kick can find an exception on its way: raised, and not yet come out as a shutdown. The guest
     /// stands behind our INT3 or step then, and would be given the exception once the table is back
     /// in force, or run on without it: it is let come out first.
-    func run<CPU: Processor & ~Copyable>(
+    mutating func run<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ memory: borrowing GuestMemory, isStep: Bool = false
     ) throws(ExecutionError) -> Stop {
+        let began = HostThread.ownNanoseconds()
+        defer { lastNanoseconds = HostThread.ownNanoseconds() &- began }
         var result = try kvm { () throws(KVMError) in try cpu.run() }
         while case .interrupted = result {
             guard try kvm({ () throws(KVMError) in try cpu.hasEventUnderWay() }) else {

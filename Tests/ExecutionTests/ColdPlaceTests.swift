@@ -45,9 +45,9 @@ import Testing
         #expect(search.pass(1, nanoseconds: 0) == .keep)
         #expect(search.pass(1, nanoseconds: 1000) == .drop)
         #expect(search.pass(2, nanoseconds: 2000) == .keep)
-        #expect(search.pass(2, nanoseconds: 100_000) == .drop)
+        #expect(search.measure(2, from: 2000, every: 98_000) == .drop)
         #expect(search.settle() == [2])
-        #expect(search.pass(2, nanoseconds: 200_000) == .take)
+        #expect(search.pass(2, nanoseconds: 900_000) == .take)
         #expect(search.begin([1, 2]) == [2])
         #expect(search.takesNext)
     }
@@ -65,7 +65,7 @@ import Testing
         #expect(search.pass(1, nanoseconds: 0) == .keep)
         #expect(search.pass(1, nanoseconds: 100) == .drop)
         #expect(search.pass(2, nanoseconds: 200) == .keep)
-        #expect(search.pass(2, nanoseconds: 50_000) == .drop)
+        #expect(search.measure(2, from: 200, every: 50_000) == .drop)
         #expect(search.settle() == [2])
         // However long it stays away once more.
         for _ in 0..<8 { #expect(search.begin([1, 2]) != [1]) }
@@ -99,11 +99,65 @@ import Testing
         #expect(search.settle() == [])
     }
 
+    @Test func `one stop that took long does not make a loop a place to settle for`() {
+        var search = ColdPlaceSearch()
+        _ = search.begin([1])
+        #expect(search.pass(1, nanoseconds: 0) == .keep)
+        #expect(search.pass(1, nanoseconds: 40_000) == .keep)
+        #expect(search.pass(1, nanoseconds: 40_010) == .drop)
+        #expect(search.settle() == [])
+        #expect(search.begin([1]) == [])
+    }
+
+    @Test func `a place that never comes is not waited for each time`() {
+        var search = ColdPlaceSearch()
+        #expect(search.begin([1, 2]) == [1, 2])
+        #expect(search.pass(1, nanoseconds: 0) == .keep)
+        #expect(search.measure(1, from: 0, every: 5000) == .drop)
+        search.passBound(waitingFor: [2])
+        #expect(search.settle() == [1])
+        // What is known at once: the loop is settled for, and its end taken if that should come.
+        #expect(search.begin([1, 2]) == [1, 2])
+        #expect(search.takesNext)
+        #expect(search.pass(1, nanoseconds: 0) == .take)
+        // It is looked for again from time to time.
+        #expect((0..<4).contains { _ in search.begin([1, 2]).contains(2) && !search.takesNext })
+        #expect(search.pass(2, nanoseconds: 0) == .keep)
+        search.leave(nanoseconds: 1_000_000)
+        #expect(search.begin([1, 2]).contains(2))
+    }
+
+    @Test func `what a stop takes is measured, and no part of the guest's time`() {
+        var search = ColdPlaceSearch()
+        #expect(search.guestTime(of: 61_000) == 0)
+        search.stepped(in: 60_000)
+        #expect(search.guestTime(of: 61_000) == 1000)
+        // A busy host makes some stops dearer.
+        search.stepped(in: 90_000)
+        #expect(search.guestTime(of: 61_000) == 1000)
+        // All of the last ones: that is what a stop takes now.
+        for _ in 0..<8 { search.stepped(in: 70_000) }
+        #expect(search.guestTime(of: 61_000) == 0)
+        #expect(search.guestTime(of: 75_000) == 5000)
+    }
+
     @Test func `a search ends after so many passes`() {
         var search = ColdPlaceSearch()
         _ = search.begin([0])
         var passes = 0
         while search.pass(UInt64(passes), nanoseconds: 0) != .take { passes += 1 }
         #expect(passes == ColdPlaceSearch.passLimit - 1)
+    }
+}
+
+extension ColdPlaceSearch {
+    /// Passes a place that comes again and again until it is no longer measured.
+    fileprivate mutating func measure(
+        _ address: UInt64, from start: UInt64, every period: UInt64
+    ) -> Verdict {
+        for round in 1...UInt64(Self.measurementLimit) {
+            #expect(pass(address, nanoseconds: start + round * period) == .keep)
+        }
+        return pass(address, nanoseconds: start + UInt64(Self.measurementLimit + 1) * period)
     }
 }

@@ -172,7 +172,8 @@ import Trace
     func `an exception on its way comes out before a kick counts`(vector: UInt8) throws {
         var cpu = KickedCPU(raising: vector)
         let memory = try smallMemory()
-        let stop = try Ring3Stops().run(&cpu, memory, isStep: vector == 1)
+        var stops = Ring3Stops()
+        let stop = try stops.run(&cpu, memory, isStep: vector == 1)
         switch (vector, stop) {
         case (3, .raised(3)), (1, .stepped): break
         default: Issue.record("vector \(vector) came to \(stop)")
@@ -184,7 +185,8 @@ import Trace
 
     @Test func `a kick by itself is one`() throws {
         var cpu = KickedCPU(raising: nil)
-        guard case .kicked = try Ring3Stops().run(&cpu, try smallMemory()) else {
+        var stops = Ring3Stops()
+        guard case .kicked = try stops.run(&cpu, try smallMemory()) else {
             Issue.record("it is not")
             return
         }
