@@ -174,6 +174,22 @@ static inline uint8_t czydis_register(ZydisRegister reg) {
     return (uint8_t)ZydisRegisterGetId(whole);
 }
 
+/* The registers of which an address is made up; 0 where one is none that can be told here. */
+static inline int czydis_address_registers(
+    const ZydisDecodedOperand *from, uint8_t *base, uint8_t *index
+) {
+    *base = *index = CZYDIS_NO_REGISTER;
+    if (from->mem.base == ZYDIS_REGISTER_RIP || from->mem.base == ZYDIS_REGISTER_EIP) {
+        *base = CZYDIS_RIP;
+    } else if (from->mem.base != ZYDIS_REGISTER_NONE) {
+        *base = czydis_register(from->mem.base);
+        if (*base == CZYDIS_NO_REGISTER) return 0;
+    }
+    if (from->mem.index == ZYDIS_REGISTER_NONE) return 1;
+    *index = czydis_register(from->mem.index);
+    return *index != CZYDIS_NO_REGISTER;
+}
+
 /* Decodes one instruction and the operands that it names; their number, or -1 if there is none or
  * it addresses memory in a way that cannot be told here. */
 static inline int czydis_decode_operands(
@@ -212,16 +228,7 @@ static inline int czydis_decode_operands(
             to->segment = (uint8_t)ZydisRegisterGetId(from->mem.segment);
             to->scale = from->mem.scale;
             to->displacement = from->mem.disp.value;
-            if (from->mem.base == ZYDIS_REGISTER_RIP || from->mem.base == ZYDIS_REGISTER_EIP) {
-                to->base = CZYDIS_RIP;
-            } else if (from->mem.base != ZYDIS_REGISTER_NONE) {
-                to->base = czydis_register(from->mem.base);
-                if (to->base == CZYDIS_NO_REGISTER) return -1;
-            }
-            if (from->mem.index != ZYDIS_REGISTER_NONE) {
-                to->index = czydis_register(from->mem.index);
-                if (to->index == CZYDIS_NO_REGISTER) return -1;
-            }
+            if (!czydis_address_registers(from, &to->base, &to->index)) return -1;
             break;
         default: break;
         }
@@ -293,20 +300,11 @@ static inline int czydis_decode_accesses(
         to->is_read = (from->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
         to->is_write = (from->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
         to->segment = (uint8_t)ZydisRegisterGetId(from->mem.segment);
-        to->base = to->index = to->bit_index = CZYDIS_NO_REGISTER;
+        to->bit_index = CZYDIS_NO_REGISTER;
         to->scale = from->mem.scale;
         to->width = (uint16_t)(from->size / 8);
         to->displacement = from->mem.disp.value;
-        if (from->mem.base == ZYDIS_REGISTER_RIP || from->mem.base == ZYDIS_REGISTER_EIP) {
-            to->base = CZYDIS_RIP;
-        } else if (from->mem.base != ZYDIS_REGISTER_NONE) {
-            to->base = czydis_register(from->mem.base);
-            if (to->base == CZYDIS_NO_REGISTER) return -1;
-        }
-        if (from->mem.index != ZYDIS_REGISTER_NONE) {
-            to->index = czydis_register(from->mem.index);
-            if (to->index == CZYDIS_NO_REGISTER) return -1;
-        }
+        if (!czydis_address_registers(from, &to->base, &to->index)) return -1;
         if (from->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN) {
             const int stack_pointer = 4, data = 7, source = 6;
             if (to->base == stack_pointer)

@@ -26,22 +26,19 @@ extension DeviceSet.Configuration {
             list.append((Key.firstKey, "\(pc.firstKeyNanoseconds)"))
             list.append((Key.keyInterval, "\(pc.keyIntervalNanoseconds)"))
         }
-        // Their bytes are in no trace.
-        let isPlain =
-            pc.kernel.isEmpty && pc.initrd.isEmpty && pc.commandLine.isEmpty
-            && pc.bootOrder.isEmpty && pc.files.isEmpty
-        if !isPlain { list.append((Key.files, "yes")) }
+        // Their bytes are the load's business.
+        if pc.hasFirmwareInputs { list.append((Key.files, "yes")) }
         return list
     }
 
     /// The configuration that a trace's properties tell of.
     ///
     /// - Parameters:
+    ///   - load: what is no property: RAM, and what firmware is handed.
     ///   - value: the property with a key; nil: there is none.
-    ///   - memory: RAM below and from 4 GiB on, in bytes.
     /// - Throws: ``DeviceError/Kind/unknownMachine`` where the devices cannot be made from it.
     public init(
-        memory: (low: UInt64, high: UInt64), property value: (String) -> String?
+        of load: PCConfiguration, property value: (String) -> String?
     ) throws(DeviceError) {
         guard let name = value(Key.machine) else {
             throw DeviceError(
@@ -52,14 +49,14 @@ extension DeviceSet.Configuration {
             throw DeviceError(
                 .unknownMachine, "trace", "machine \(name) is not known: use a newer vmtape")
         }
-        guard value(Key.files) == nil else {
+        guard value(Key.files) == nil || load.hasFirmwareInputs else {
             throw DeviceError(
                 .unknownMachine, "trace",
                 "the firmware's files (kernel, boot order) are not in it, so that the devices "
                     + "cannot be made again")
         }
         func number(_ key: String) -> UInt64? { value(key).flatMap { UInt64($0) } }
-        var pc = PCConfiguration(memoryBelow4GiB: memory.low, memoryAbove4GiB: memory.high)
+        var pc = load
         pc.startDate = number(Key.startDate) ?? pc.startDate
         pc.has32BitTimer = value(Key.timerBits) == "32"
         pc.offersFirmwareDMA = value(Key.firmwareDMA) == "on"

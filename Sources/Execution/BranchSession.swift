@@ -162,8 +162,7 @@ public struct BranchSession: ~Copyable {
         _ reader: TraceReader, _ plan: LoadPlan, _ property: (String) -> String?
     ) throws(ExecutionError) -> DeviceSet.Configuration {
         do throws(DeviceError) {
-            return try DeviceSet.Configuration(
-                memory: (plan.ram.lowLength, plan.ram.highLength), property: property)
+            return try DeviceSet.Configuration(of: PCConfiguration(plan), property: property)
         } catch { throw .cannotReplay("\(reader.path): \(error.message)") }
     }
 

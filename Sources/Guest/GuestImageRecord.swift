@@ -23,12 +23,13 @@ public struct GuestImageRecord: Equatable, Sendable {
 
     /// The file's name as it was given.
     public var name: String
-    /// What the file is: a ``GuestKind``'s raw value, ``moduleKind`` or ``initrdKind``.
+    /// What the file is: a ``GuestKind``'s raw value, ``moduleKind``, ``initrdKind``, or one of
+    /// ``FirmwareInputs``.
     public var kind: String
     /// The file's bytes as read.
     public var bytes: [UInt8]
     /// How it was loaded, in a fixed order. Of an image: `loader`, `ram`, then `load`, `entry`,
-    /// `tables`, `command-line` where given. Of a module: `command-line` where given.
+    /// `tables`, `command-line`, `boot-order` (once for each path) where given. Of a module: `command-line` where given.
     public var properties: [Property]
 
     /// Makes a record, as read from a trace.
@@ -63,7 +64,7 @@ public struct GuestImageRecord: Equatable, Sendable {
         }
         let image = GuestImageRecord(
             name: file.name, kind: kind.rawValue, bytes: file.bytes,
-            properties: properties + line(options.commandLine))
+            properties: properties + line(options.commandLine) + options.firmware.properties)
         let initrd = options.initrd.map {
             GuestImageRecord(name: $0.name, kind: initrdKind, bytes: $0.bytes, properties: [])
         }
@@ -72,7 +73,7 @@ public struct GuestImageRecord: Equatable, Sendable {
                 GuestImageRecord(
                     name: $0.file.name, kind: moduleKind, bytes: $0.file.bytes,
                     properties: line($0.commandLine))
-            }
+            } + options.firmware.records
     }
 
     /// The tables that were made.
@@ -123,11 +124,13 @@ extension LoadPlan {
             kind: kind, loadAddress: try image.number("load"), entry: try image.number("entry"),
             commandLine: image["command-line"] ?? "")
         options.tables = try image.tables()
+        options.firmware.take(image: image)
         for module in records.dropFirst() {
             if module.kind == GuestImageRecord.initrdKind, options.initrd == nil {
                 options.initrd = GuestFile(name: module.name, bytes: module.bytes)
                 continue
             }
+            if options.firmware.take(module) { continue }
             guard module.kind == GuestImageRecord.moduleKind else {
                 throw GuestError(
                     .badRecord, module.name, "a second image, where only modules can follow")

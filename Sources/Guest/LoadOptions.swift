@@ -13,6 +13,8 @@ public struct LoadOptions: Equatable, Sendable {
     public var modules: [GuestModule]
     /// A Linux kernel's initial RAM disk.
     public var initrd: GuestFile?
+    /// What the machine hands out by fw_cfg.
+    public var firmware: FirmwareInputs
     /// Tables for a kernel to find its machine by. Not looked at for firmware, which makes its own.
     public var tables: SystemTables?
 
@@ -20,7 +22,7 @@ public struct LoadOptions: Equatable, Sendable {
     public init(
         kind: GuestKind? = nil, loadAddress: UInt64? = nil, entry: UInt64? = nil,
         commandLine: String = "", modules: [GuestModule] = [], initrd: GuestFile? = nil,
-        tables: SystemTables? = nil
+        tables: SystemTables? = nil, firmware: FirmwareInputs = FirmwareInputs()
     ) {
         self.kind = kind
         self.loadAddress = loadAddress
@@ -29,6 +31,7 @@ public struct LoadOptions: Equatable, Sendable {
         self.modules = modules
         self.initrd = initrd
         self.tables = tables
+        self.firmware = firmware
     }
 }
 

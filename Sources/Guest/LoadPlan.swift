@@ -37,6 +37,13 @@ public struct LoadPlan: Sendable {
     /// or an initial RAM disk.
     public let records: [GuestImageRecord]
 
+    /// What the machine hands out by fw_cfg; its kernel comes with ``initrd`` and ``commandLine``.
+    public var firmware: FirmwareInputs { options.firmware }
+    /// The initial RAM disk, where one was given.
+    public var initrd: GuestFile? { options.initrd }
+    /// The guest's command line.
+    public var commandLine: String { options.commandLine }
+
     let name: String
     let options: LoadOptions
 
@@ -107,10 +114,18 @@ public struct LoadPlan: Sendable {
                 .badOption, name,
                 "firmware is entered at the reset vector: leave --load and --entry away")
         }
-        if kind != .linux && options.initrd != nil {
+        let bootsKernel = kind == .firmware && options.firmware.kernel != nil
+        if kind != .linux && !bootsKernel && options.initrd != nil {
             throw GuestError(
                 .badOption, name, "an initrd goes to a Linux kernel, and this is \(kind.rawValue)")
         }
+        if kind != .firmware && options.firmware.kernel != nil {
+            throw GuestError(
+                .badOption, name,
+                "a kernel by fw_cfg is booted by firmware, and this is \(kind.rawValue): give the "
+                    + "kernel as the image")
+        }
+        try options.firmware.check()
         if kind == .linux && (options.loadAddress != nil || options.entry != nil) {
             throw GuestError(
                 .badOption, name,
@@ -120,8 +135,9 @@ public struct LoadPlan: Sendable {
             throw GuestError(
                 .badOption, name, "a multiboot kernel says where it goes: leave --load away")
         }
-        if kind == .firmware && !options.commandLine.isEmpty {
-            throw GuestError(.badOption, name, "firmware takes no command line")
+        if kind == .firmware && !bootsKernel && !options.commandLine.isEmpty {
+            throw GuestError(
+                .badOption, name, "firmware takes no command line, unless it is given a kernel")
         }
         for text in [options.commandLine] + options.modules.map(\.commandLine) {
             guard !text.utf8.contains(0), text.utf8.count < Self.maximumCommandLineLength else {

@@ -67,6 +67,28 @@ import Testing
         #expect(failure(Array("#!/bin/sh\n".utf8))?.kind == .unsupported)
     }
 
+    @Test(arguments: [
+        (FirmwareInputs(kernel: file), "give the kernel as the image"),
+        (FirmwareInputs(bootOrder: ["/a", ""]), "not empty"),
+        (FirmwareInputs(bootOrder: ["/a\nb"]), "control characters"),
+        (inputs([""]), "1 to 55 bytes"),
+        (inputs([String(repeating: "ä", count: 28)]), "1 to 55 bytes"),
+        (inputs(["a\0b"]), "no NUL"),
+        (inputs(["etc/e820"]), "take another name"),
+        (inputs(["a", "b", "a"]), "given twice"),
+        (inputs((0...32).map { "f\($0)" }), "32 files at most"),
+    ])
+    func `what fw_cfg cannot hand out is an error`(_ inputs: FirmwareInputs, _ message: String) {
+        let error = failure(code, LoadOptions(firmware: inputs))
+        #expect(error?.kind == .badOption)
+        #expect(error?.message.contains(message) == true, "\(error?.description ?? "none")")
+    }
+
+    private static let file = GuestFile(name: "f", bytes: [1])
+    private static func inputs(_ names: [String]) -> FirmwareInputs {
+        FirmwareInputs(files: names.map { .init(name: $0, file: file) })
+    }
+
     @Test func noRoomForTablesIsAnError() {
         let all = [UInt8](repeating: 0x90, count: 64 << 10)
         let error = failure(all, LoadOptions(kind: .flatLong, loadAddress: 0), ram: 64 << 10)

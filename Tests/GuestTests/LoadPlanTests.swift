@@ -34,6 +34,14 @@ import Testing
         ),
         (firmware, LoadOptions()),
         (
+            firmware,
+            LoadOptions(
+                commandLine: "quiet", initrd: GuestFile(name: "initrd", bytes: [1, 2]),
+                firmware: FirmwareInputs(
+                    kernel: GuestFile(name: "kernel", bytes: [3]), bootOrder: ["/a,1", "/b"],
+                    files: [.init(name: "opt/x", file: GuestFile(name: "x", bytes: [4]))]))
+        ),
+        (
             bzImage(),
             LoadOptions(commandLine: "a", initrd: GuestFile(name: "initrd", bytes: [1, 2]))
         ),
@@ -53,6 +61,9 @@ import Testing
         #expect(again.systemRegisters == first.systemRegisters)
         #expect(again.code == first.code)
         #expect(again.records == first.records)
+        #expect(again.firmware == first.firmware)
+        #expect(again.initrd == first.initrd)
+        #expect(again.commandLine == first.commandLine)
     }
 
     @Test func recordsOfNoLoadAreErrors() throws {

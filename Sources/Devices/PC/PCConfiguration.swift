@@ -59,6 +59,12 @@ public struct PCConfiguration: Equatable, Sendable {
     /// More files for fw_cfg; at most 250.
     public var files: [File] = []
 
+    /// Whether firmware is handed more than what the machine says of itself.
+    var hasFirmwareInputs: Bool {
+        !(kernel.isEmpty && initrd.isEmpty && commandLine.isEmpty && bootOrder.isEmpty
+            && files.isEmpty)
+    }
+
     /// A PC with RAM in bytes below and from 4 GiB on, and nothing else set.
     public init(memoryBelow4GiB: UInt64 = 64 << 20, memoryAbove4GiB: UInt64 = 0) {
         self.memoryBelow4GiB = memoryBelow4GiB

@@ -78,6 +78,25 @@ struct GuestOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
+            "A Linux kernel (bzImage) that a PC's firmware finds by fw_cfg, with --initrd and the "
+                + "command line.", valueName: "file"))
+    var firmwareKernel: String?
+
+    @Option(
+        name: .customLong("fw-cfg"),
+        help: ArgumentHelp(
+            "A file that a PC's guest reads by fw_cfg, under this name; repeatable.",
+            valueName: "name=file"))
+    var firmwareFile: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
+            "An Open Firmware path that a PC's firmware boots from (fw_cfg's bootorder); "
+                + "repeatable, first the first.", valueName: "path"))
+    var bootOrder: [String] = []
+
+    @Option(
+        help: ArgumentHelp(
             "Where the serial port prints: stdio, none, or a file.", valueName: "stdio|none|file"))
     var serial: SerialTarget = .stdio
 
@@ -128,11 +147,24 @@ struct GuestOptions: ParsableArguments {
                     file: try GuestFile(path: String(parts[0])),
                     commandLine: parts.count > 1 ? String(parts[1]) : ""))
         }
+        var firmware = FirmwareInputs(
+            kernel: try firmwareKernel.map { path throws(GuestError) in
+                try GuestFile(path: path)
+            }, bootOrder: bootOrder)
+        for text in firmwareFile {
+            let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            guard parts.count == 2 else {
+                throw GuestError(
+                    .badOption, "--fw-cfg \(text)", "is no name and file: give NAME=FILE")
+            }
+            firmware.files.append(
+                .init(name: String(parts[0]), file: try GuestFile(path: String(parts[1]))))
+        }
         let options = LoadOptions(
             kind: kind?.kind, loadAddress: load?.value, entry: entry?.value,
             commandLine: commandLine.joined(separator: " "), modules: modules,
             initrd: try initrd.map { path throws(GuestError) in try GuestFile(path: path) },
-            tables: machine?.machine.hasAPIC == true ? .apic : nil)
+            tables: machine?.machine.hasAPIC == true ? .apic : nil, firmware: firmware)
         return try LoadPlan(
             image: GuestFile(path: image), options: options,
             ram: RAMLayout(lengthInBytes: memory.bytes))

@@ -45,9 +45,7 @@ struct LiveGuest {
         let target = Self.target(options.serial)
         let debugTarget = options.debugConsole.map(Self.target)
         let file = options.input
-        var pc = PCConfiguration(
-            memoryBelow4GiB: configuration.plan.ram.lowLength,
-            memoryAbove4GiB: configuration.plan.ram.highLength)
+        var pc = PCConfiguration(configuration.plan)
         // A virtual clock starts at a date of its own, for two runs to be alike.
         pc.startDate =
             configuration.clock == .host ? UInt64(max(0, time(nil))) : Self.virtualStartDate
@@ -57,6 +55,12 @@ struct LiveGuest {
         pc.keys = Array(options.keys.utf8)
         let console = console
         return try attempt { () throws(LiveGuestError) in
+            guard machine.isPC || configuration.plan.firmware == FirmwareInputs() else {
+                throw .guest(
+                    GuestError(
+                        .badOption, options.image,
+                        "fw_cfg belongs to a PC, and the machine is bare: add --machine pc"))
+            }
             let input: ConsoleInput
             if let file {
                 do throws(GuestError) {
