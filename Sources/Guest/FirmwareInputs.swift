@@ -83,7 +83,9 @@ public struct FirmwareInputs: Equatable, Sendable {
     /// The records that hold the files.
     var records: [GuestImageRecord] {
         (kernel.map { [record($0, Self.kernelKind, [])] } ?? [])
-            + files.map { record($0.file, Self.fileKind, [.init(key: Self.nameKey, value: $0.name)]) }
+            + files.map {
+                record($0.file, Self.fileKind, [.init(key: Self.nameKey, value: $0.name)])
+            }
     }
 
     private func record(
