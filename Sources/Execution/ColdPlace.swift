@@ -118,10 +118,10 @@ enum ColdPlaces {
 /// A place that comes again within ``coldNanoseconds`` is hot and is dropped. One that stays away for
 /// longer is taken, if another place was passed meanwhile, or when it stays away once more: time alone
 /// can be the host's, which had something else to do. Where all are hot, the coldest of them is taken.
-/// What was learned is kept for the next search, and tried again from time to time: of all that a place
-/// was seen to stay away the shortest holds, since the host can only make it longer. (Without that, one
-/// moment in which the host was busy made a loop's innermost place the coldest for ever, and replays
-/// stopped there a thousand times as often.)
+/// What was learned is kept for the next search, and tried again from time to time: of the last two
+/// measurements the shorter holds. (A moment in which the host was busy makes a place look colder than
+/// it is, and replays would stop in a loop's innermost place a thousand times as often; or hotter, if it
+/// fell on the measurement of a stop.)
 struct ColdPlaceSearch {
     /// What to do at a place.
     enum Verdict: Equatable {
@@ -166,8 +166,10 @@ struct ColdPlaceSearch {
 
     private struct Known {
         var address: UInt64
-        /// The shortest time that it stayed away.
-        var away: UInt64
+        /// How long it stayed away when it was last measured, and the time before.
+        var last: UInt64
+        var before: UInt64 = .max
+        var away: UInt64 { min(last, before) }
         /// Searches until it is tried again, and after how many that will be.
         var left = firstTrial
         var trial = firstTrial
@@ -249,11 +251,12 @@ struct ColdPlaceSearch {
 
     private mutating func learn(_ address: UInt64, away: UInt64) {
         guard let index = known.firstIndex(where: { $0.address == address }) else {
-            known.append(Known(address: address, away: away))
+            known.append(Known(address: address, last: away))
             if known.count > Self.memoryLimit { known.removeFirst() }
             return
         }
-        known[index].away = min(known[index].away, away)
+        known[index].before = known[index].last
+        known[index].last = away
         known[index].assumptions = 0
         known[index].isAbsent = false
         doubt(index)
@@ -276,6 +279,24 @@ struct ColdPlaceSearch {
                 learn(place, away: .max)
                 known[known.count - 1].isAbsent = true
             }
+        }
+    }
+
+    /// Nothing that was learned of these places brought the guest to one: begins as if nothing were
+    /// known of them.
+    ///
+    /// - Returns: Where to stop.
+    mutating func beginAnew() -> [UInt64] {
+        known.removeAll { places.contains($0.address) }
+        return begin(places)
+    }
+
+    /// The outermost of the places that came at all, however soon it comes again; nil: none did. It
+    /// is the next that is taken.
+    mutating func outermost() -> UInt64? {
+        takesNext = true
+        return places.last { place in
+            known.contains { $0.address == place && !$0.isAbsent && $0.last < .max }
         }
     }
 

@@ -19,12 +19,12 @@ enum Ring3Place {
 /// Recording interrupts in ring 3: where a kick finds it may be the middle of a hot loop, through
 /// which a replay would have to stop a million times; so the guest is taken on to a colder place.
 extension RunLoop {
-    /// How often the bound may pass where there are places to stop at, but none comes.
-    private static let patience = 3
-    /// How often it may pass, a second in all, before the place is wherever the guest stands. Until
-    /// then the interrupt waits for the loop to end or ring 3 to be left: a landmark in a loop of some
-    /// nanoseconds is one that no replay comes to.
+    /// How often it may pass, a second in all, before the outermost place that comes at all is taken,
+    /// and then wherever the guest stands. Until then the interrupt waits for the loop to end or ring 3
+    /// to be left: a landmark in a loop of some nanoseconds is one that no replay comes to.
     private static let longPatience = 333
+    /// After so many, all places are tried again.
+    private static let boundsToBeginAnew = 16
 
     /// Whether a replay finds a place in ring 3 here.
     var isRing3Found: Bool { usesRing3Stops ? hasCounter : breaksRing3 }
@@ -120,16 +120,22 @@ extension RunLoop {
                 boundBegan = guestNanoseconds
                 boundsPassed += 1
                 if boundsPassed == 1 { coldPlaces.passBound(waitingFor: stops.addresses) }
-                // What is still waited for is cold; and else the coldest of the others.
-                for place in coldPlaces.settle() {
+                // What is still waited for is cold; and else the coldest of the others. Where there is
+                // none, what was learned may be wrong: a busy host bends measurements.
+                var added = coldPlaces.settle()
+                if stops.addresses.isEmpty, added.isEmpty,
+                    boundsPassed.isMultiple(of: Self.boundsToBeginAnew)
+                {
+                    added = coldPlaces.beginAnew()
+                }
+                if boundsPassed == Self.longPatience, let last = coldPlaces.outermost() {
+                    added.append(last)
+                }
+                for place in added {
                     _ = try stops.plant(place, system: system, memory: memory)
                 }
-                if stops.addresses.isEmpty || boundsPassed > Self.patience,
-                    try !isOutsideREP(&stops, &cpu, system, memory)
-                {
-                    continue
-                }
-                if boundsPassed >= Self.longPatience {
+                if boundsPassed > Self.longPatience {
+                    guard try isOutsideREP(&stops, &cpu, system, memory) else { continue }
                     try stops.unpark(&cpu, memory)
                     return boundsPassed > 2 * Self.longPatience ? .leftRing3 : .here
                 }

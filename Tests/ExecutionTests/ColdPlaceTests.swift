@@ -52,7 +52,7 @@ import Testing
         #expect(search.takesNext)
     }
 
-    @Test func `what is known is tried again, and the shortest time holds`() throws {
+    @Test func `what is known is tried again, and of two times the shorter holds`() throws {
         var search = ColdPlaceSearch()
         // The host was busy when the hot one was passed.
         _ = search.begin([1, 2])
@@ -69,6 +69,31 @@ import Testing
         #expect(search.settle() == [2])
         // However long it stays away once more.
         for _ in 0..<8 { #expect(search.begin([1, 2]) != [1]) }
+    }
+
+    @Test func `what a busy host bent is measured again where nothing is left`() {
+        var search = ColdPlaceSearch()
+        #expect(search.begin([1, 2]) == [1, 2])
+        // A stop was dear when it was measured: nothing seems to be between two of them.
+        #expect(search.pass(1, nanoseconds: 0) == .keep)
+        #expect(search.pass(2, nanoseconds: 10) == .keep)
+        #expect(search.pass(1, nanoseconds: 10) == .drop)
+        #expect(search.pass(2, nanoseconds: 10) == .drop)
+        #expect(search.settle() == [])
+        #expect(search.outermost() == 2)
+        #expect(search.beginAnew() == [1, 2])
+        #expect(search.pass(1, nanoseconds: 20) == .keep)
+        #expect(search.pass(2, nanoseconds: 10_000) == .keep)
+        #expect(search.pass(1, nanoseconds: 300_020) == .take)
+    }
+
+    @Test func `of a place that never comes nothing is hoped`() {
+        var search = ColdPlaceSearch()
+        _ = search.begin([1, 2])
+        #expect(search.pass(1, nanoseconds: 0) == .keep)
+        #expect(search.pass(1, nanoseconds: 10) == .drop)
+        search.passBound(waitingFor: [2])
+        #expect(search.outermost() == 1)
     }
 
     @Test func `what twice did not come again before ring 3 was left is cold`() {
