@@ -73,7 +73,12 @@ extension RunLoop {
             }
             let entered = HostThread.timestamp()
             var stop = try stops.run(&cpu, memory)
-            guestNanoseconds &+= coldPlaces.guestTime(of: stops.lastNanoseconds)
+            // A kick is no stop. (What a stop takes may be measured too dear, and time has to pass.)
+            if case .kicked = stop {
+                guestNanoseconds &+= stops.lastNanoseconds
+            } else {
+                guestNanoseconds &+= coldPlaces.guestTime(of: stops.lastNanoseconds)
+            }
             midFlight.ring3Stops += 1
             if case .breakpoint = stop {
                 // SAFETY: as above.
@@ -137,7 +142,9 @@ extension RunLoop {
                 if boundsPassed > Self.longPatience {
                     guard try isOutsideREP(&stops, &cpu, system, memory) else { continue }
                     try stops.unpark(&cpu, memory)
-                    return boundsPassed > 2 * Self.longPatience ? .leftRing3 : .here
+                    guard boundsPassed <= 2 * Self.longPatience else { return .leftRing3 }
+                    midFlight.landmarksInLoops += 1
+                    return .here
                 }
             }
         }

@@ -1,10 +1,10 @@
 import Guest
-import KVM
 import Machine
 import Testing
 import Trace
 
 @testable import Execution
+@testable import KVM
 
 /// What ring 3 needs on hosts where breakpoints and steps do not reach it, without KVM.
 @Suite struct Ring3Tests {
@@ -191,6 +191,20 @@ import Trace
             return
         }
         #expect(cpu.runs == 1)
+    }
+
+    @Test(.timeLimit(.minutes(2)))
+    func `an interrupt does not wait for ever, however dear a stop seems`() throws {
+        var cpu = KickedCPU(raising: nil)
+        var side = ScriptedSide()
+        var loop = RunLoop(behaviour: HostBehaviour(), exitLimit: .max, stop: StopRequest())
+        // A host that was busy during a step.
+        loop.coldPlaces.stepped(in: .max)
+        guard case .here = try loop.findColdPlace(&cpu, &side, memory: try smallMemory()) else {
+            Issue.record("it is put nowhere")
+            return
+        }
+        #expect(loop.midFlight.landmarksInLoops == 1)
     }
 }
 

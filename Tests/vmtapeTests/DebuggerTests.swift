@@ -2,13 +2,6 @@ import Glibc
 import TestSupport
 import Testing
 
-/// gdb, as installed.
-enum RealGDB {
-    static let path = "/usr/bin/gdb"
-    static let isThere = Files.exists(path)
-    static let comment: Comment = "needs \(path): apt install gdb"
-}
-
 /// `vmtape gdb` and `replay --gdb` with the real gdb, on recorded sample guests.
 @Suite(
     .enabled(if: RealKVM.isThere, RealKVM.comment), .enabled(if: RealGDB.isThere, RealGDB.comment))
@@ -29,44 +22,13 @@ struct DebuggerTests {
         #expect(Files.exists(path), "\(result.errors)")
     }
 
-    /// What gdb prints on stdout for some commands, line by line; a line of `== WORD` stands before
-    /// what `echo` marks.
-    private func gdb(_ commands: [String], at position: String = "end") throws -> Session {
-        let arguments = ["gdb", path, "--at", position, "--", "-nx", "-batch"]
-        // Some of it goes to stderr, and only its order tells to what it belongs. The last command
-        // says how gdb ends.
-        let result = try ChildProcess.run(
-            ["-c", "exec \"$0\" \"$@\" 2>&1", ChildProcess.vmtape] + arguments
-                + (commands + [Self.mark("end of session")]).flatMap { ["-ex", $0] },
-            program: "/bin/sh", directory: Files.repository)
-        #expect(result.ending == .status(0), "\(result.errors)")
-        return Session(result)
+    private func gdb(
+        _ commands: [String], at position: String = "end"
+    ) throws -> DebuggerSession {
+        try DebuggerSession(path, commands, at: position)
     }
 
-    /// What a debugger said.
-    struct Session {
-        let output: String
-        let errors: String
-        let lines: [String]
-
-        init(_ result: ChildProcess.Result) {
-            output = result.output
-            errors = result.errors
-            lines = result.output.split(separator: "\n").map(String.init)
-        }
-
-        /// The lines that hold a text.
-        func lines(with text: String) -> [String] { lines.filter { $0.contains(text) } }
-
-        /// The text between two marks.
-        func part(_ mark: String) -> String {
-            guard let start = output.firstRange(of: "== \(mark)\n") else { return "" }
-            let rest = output[start.upperBound...]
-            return String(rest.firstRange(of: "== ").map { rest[..<$0.lowerBound] } ?? rest)
-        }
-    }
-
-    private static func mark(_ word: String) -> String { "echo == \(word)\\n" }
+    private static func mark(_ word: String) -> String { DebuggerSession.mark(word) }
 
     // MARK: Forwards and back
 
@@ -87,17 +49,13 @@ struct DebuggerTests {
         #expect(first.contains("Console.swift:"))
         #expect(first.contains("Kernel.swift:"))
         #expect(first.contains("start.S:12"))
-        func position(_ part: String) -> String? {
-            session.part(part).split(separator: "\n").first { $0.hasPrefix("position ") }
-                .map(String.init)
-        }
-        #expect(position("first") != nil)
-        #expect(position("back") == position("second"))
-        #expect(position("again") == position("first"))
+        #expect(session.position("first") != nil)
+        #expect(session.position("back") == session.position("second"))
+        #expect(session.position("again") == session.position("first"))
         #expect(session.part("begin").contains("No more reverse-execution history"))
-        #expect(position("begin")?.hasPrefix("position begin,") == true)
+        #expect(session.position("begin")?.hasPrefix("position begin,") == true)
         #expect(session.part("end").contains("No more reverse-execution history"))
-        #expect(position("end")?.hasSuffix("the end of the run") == true)
+        #expect(session.position("end")?.hasSuffix("the end of the run") == true)
     }
 
     @Test(arguments: [("swift-kernel", [] as [String], "120"), ("timer", timer, "300+5")])
