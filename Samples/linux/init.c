@@ -2,8 +2,11 @@
 // times, sleeps, reads the clock, has a child, and ends the machine. No library, so that nothing but
 // the kernel decides what it does.
 
-enum { sys_write = 1, sys_nanosleep = 35, sys_fork = 57, sys_exit = 60, sys_wait4 = 61,
+enum { sys_write = 1, sys_ioctl = 16, sys_nanosleep = 35, sys_fork = 57, sys_exit = 60, sys_wait4 = 61,
        sys_sync = 162, sys_reboot = 169, sys_clock_gettime = 228 };
+
+// TCSBRK, with an argument that is not 0: waits until all output is sent (ioctl_tty(2)).
+enum { drain = 0x5409 };
 
 static long call(long number, unsigned long a, unsigned long b, unsigned long c) {
     long result;
@@ -56,6 +59,8 @@ __attribute__((force_align_arg_pointer)) void _start(void) {
     print_number((unsigned long)(status >> 8 & 255));
     print("\n");
     call(sys_sync, 0, 0, 0);
+    // What was printed goes out before the machine ends.
+    call(sys_ioctl, 1, drain, 1);
     call(sys_reboot, 0xfee1dead, 672274793, 0x1234567);
     for (;;) {}
 }

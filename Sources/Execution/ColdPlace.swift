@@ -182,7 +182,8 @@ struct ColdPlaceSearch {
     }
 
     private var known: [Known] = []
-    private var places: [UInt64] = []
+    /// Where it is looked.
+    private(set) var places: [UInt64] = []
     private var seen: [Seen] = []
     private var passes = 0
     /// What the last stops took that were nothing else. It differs by a factor from host to host and

@@ -126,12 +126,20 @@ extension RunLoop {
                 boundsPassed += 1
                 if boundsPassed == 1 { coldPlaces.passBound(waitingFor: stops.addresses) }
                 // What is still waited for is cold; and else the coldest of the others. Where there is
-                // none, what was learned may be wrong: a busy host bends measurements.
+                // none, the guest may be elsewhere by now, for good, or what was learned may be wrong:
+                // a busy host bends measurements.
                 var added = coldPlaces.settle()
-                if stops.addresses.isEmpty, added.isEmpty,
-                    boundsPassed.isMultiple(of: Self.boundsToBeginAnew)
-                {
-                    added = coldPlaces.beginAnew()
+                if added.isEmpty {
+                    let places = ColdPlaces.around(
+                        unsafe cpu.registersPointer.pointee, system: system, memory: memory)
+                    if places != coldPlaces.places {
+                        for place in stops.addresses { try stops.remove(place, memory) }
+                        added = coldPlaces.begin(places)
+                    } else if stops.addresses.isEmpty,
+                        boundsPassed.isMultiple(of: Self.boundsToBeginAnew)
+                    {
+                        added = coldPlaces.beginAnew()
+                    }
                 }
                 if boundsPassed == Self.longPatience, let last = coldPlaces.outermost() {
                     added.append(last)
