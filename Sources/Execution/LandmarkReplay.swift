@@ -37,9 +37,10 @@ extension RunLoop {
         memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        var search = LandmarkSearch(landmark)
+        var search = LandmarkSearch(landmark, pace: pace)
         search.isInterrupt = !side.isLeavingTape
         let found = try seek(&search, &cpu, &side, memory: memory)
+        pace = search.end()
         midFlight.hits += search.hits
         midFlight.rejectedHits += search.rejectedHits
         midFlight.steps += search.steps

@@ -61,6 +61,8 @@ public struct RunLoop: ~Copyable {
     var isPagesMarked = false
     /// What is known of where landmarks in ring 3 may stand.
     var coldPlaces = ColdPlaceSearch()
+    /// How fast the guest coasts to a landmark.
+    var pace = CoastingPace()
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
     /// The timer runs.
