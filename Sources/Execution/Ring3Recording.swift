@@ -75,6 +75,7 @@ extension RunLoop {
             var stop = try stops.run(&cpu, memory)
             guestNanoseconds &+= coldPlaces.guestTime(of: stops.lastNanoseconds)
             midFlight.ring3Stops += 1
+            if case .exit = stop {} else { kickedTicks &+= HostThread.timestamp() &- entered }
             if case .breakpoint = stop {
                 // SAFETY: as above.
                 let rip = unsafe cpu.registersPointer.pointee.rip
