@@ -37,9 +37,10 @@ extension RunLoop {
         memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        var search = LandmarkSearch(landmark)
+        var search = LandmarkSearch(landmark, pace: pace)
         search.isInterrupt = !side.isLeavingTape
         let found = try seek(&search, &cpu, &side, memory: memory)
+        pace = search.end()
         midFlight.hits += search.hits
         midFlight.rejectedHits += search.rejectedHits
         midFlight.steps += search.steps
@@ -80,10 +81,22 @@ extension RunLoop {
         guard try isSettled(&cpu) else { return .missed("the exit before it goes on") }
         try cpu.keepPlace(memory)
         let found = try find(&search, &cpu, &side, memory: memory)
-        guard case .missed = found, try cpu.returnToPlace(memory) else { return found }
+        guard case .missed = found, try cpu.returnToPlace(memory) else {
+            return try disarmed(found, &cpu)
+        }
         midFlight.repairs += 1
         search.beginAgain()
-        return try find(&search, &cpu, &side, memory: memory)
+        return try disarmed(try find(&search, &cpu, &side, memory: memory), &cpu)
+    }
+
+    /// What a search came to, with nothing armed: a miss leaves what was when the guest exited.
+    private func disarmed<CPU: Processor & ~Copyable>(
+        _ found: Found, _ cpu: inout CPU
+    ) throws(ExecutionError) -> Found {
+        if case .missed = found {
+            try kvm { () throws(KVMError) in try cpu.setGuestDebug(.off) }
+        }
+        return found
     }
 
     /// What came of looking for a landmark's place.
@@ -130,8 +143,13 @@ extension RunLoop {
             usesRing3Stops
             && Ring3Stops.place(address.rawValue, system: first, memory: memory) != nil
         var isAtBreakpoint = false
+        var isFromStop = false
+        var stepped: (trace: StepTrace, count: UInt64?, isFromStop: Bool)?
         while true {
             let count = counts ? try kvm { () throws(KVMError) in try cpu.progress() } : nil
+            if let step = stepped.take() {
+                try hide(step, count: count, isAtStop: isFromStop, &cpu, memory)
+            }
             // SAFETY: the page's registers do not change before the next run.
             let registers = unsafe cpu.registersPointer.pointee
             search.notePlace(registers, count: count)
@@ -186,9 +204,13 @@ extension RunLoop {
             if case .coast(let nanoseconds, _) = move {
                 try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: nanoseconds) }
             }
+            if armed.singleStep {
+                stepped = (StepTrace(registers: registers, system: system), count, isFromStop)
+            }
             let entered = HostThread.monotonicNanoseconds()
             let result = try kvm { () throws(KVMError) in try cpu.run() }
             isAtBreakpoint = false
+            isFromStop = false
             switch result {
             case .interrupted:
                 _ = cpu.acknowledgeKick()
@@ -196,7 +218,9 @@ extension RunLoop {
                     try disarm(&armed, &cpu)
                     return .stopped(reason)
                 }
-            case .exit(.debug): isAtBreakpoint = armed.singleStep == false
+            case .exit(.debug):
+                isAtBreakpoint = armed.singleStep == false
+                isFromStop = true
             case .exit(let exit):
                 if Self.isUncounted(exit) { continue }
                 return .missed("the guest exits before it (\(exit.reason.name))")
@@ -211,6 +235,23 @@ extension RunLoop {
                     nanoseconds: HostThread.monotonicNanoseconds() &- entered,
                     instructions: now &- (count ?? now), wasInRing3: isRing3)
             }
+        }
+    }
+
+    /// Takes back what a step shows in the guest.
+    private func hide<CPU: Processor & ~Copyable>(
+        _ step: (trace: StepTrace, count: UInt64?, isFromStop: Bool), count: UInt64?,
+        isAtStop: Bool, _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) {
+        guard isAtStop else {
+            step.trace.hide(memory)
+            return
+        }
+        var counted: UInt64?
+        if let count, let before = step.count { counted = count &- before }
+        try kvm { () throws(KVMError) in
+            try step.trace.hideAll(
+                &cpu, memory, counted: counted, isFromStop: step.isFromStop)
         }
     }
 

@@ -27,9 +27,6 @@ struct LandmarkSearch: Sendable {
 
     /// Bits of RFLAGS that are no part of a place: RF, which breakpoints and steps touch, and TF.
     static let maskedFlags: UInt64 = 1 << 16 | 1 << 8
-    /// Instructions before the landmark from which on the breakpoint alone stops the guest: many
-    /// times what it executes while a kick is under way.
-    static let guardedInstructions: UInt64 = 240
     /// Instructions before the landmark from which on it is stepped.
     static let steppedInstructions: UInt64 = 12
     /// Instructions of ring 0 before the landmark from which on ring 3 is not left to a timer: it may
@@ -51,18 +48,20 @@ struct LandmarkSearch: Sendable {
     private static let stepsAfterIdleSlice: UInt64 = 16
     /// Moves without one counted instruction after which the guest is held to be stuck.
     private static let movesWithoutProgress = 4096
-    /// No emulated instruction is faster than this.
-    private static let shortestNanoseconds: UInt64 = 100
-    /// What is assumed at first: faster than a ring 0 that is emulated has been seen.
-    private static let startingNanoseconds: UInt64 = 450
+    /// The least reserve where the place may be in ring 3: a slice that ends behind it there is not
+    /// told by the counter.
+    private static let ring3Reserve: UInt64 = 240
+    /// A loop of no more instructions is stepped when the place is near: a stop at the breakpoint
+    /// costs as much as four steps, being armed, disarmed and stepped over.
+    private static let tightLoop: UInt64 = 5
 
     let landmark: Landmark
     /// Ring 3 can reach the place, and breakpoints do not stop it there.
     var mayBeInRing3 = false
     /// An interrupt is to be injected there.
     var isInterrupt = true
-    /// What an instruction takes, as seen while coasting; an underestimate.
-    private(set) var nanosecondsPerInstruction = Self.startingNanoseconds
+    /// How fast the guest is, from the searches before and this one.
+    private(set) var pace: CoastingPace
     /// Places with equal registers.
     private(set) var hits: UInt64 = 0
     /// Of those, the ones at which the rest of the state differed.
@@ -82,8 +81,15 @@ struct LandmarkSearch: Sendable {
     private var movesAtCount = 0
     private var forcedSteps: UInt64 = 0
     private var earlyHits: UInt64 = 0
+    private var lastStop: UInt64?
+    private var isTight = false
 
-    init(_ landmark: Landmark) { self.landmark = landmark }
+    init(_ landmark: Landmark, pace: CoastingPace = CoastingPace()) {
+        self.landmark = landmark
+        self.pace = pace
+        // The next landmark's place is likely hot where this one's was.
+        if pace.isHot { earlyHits = Self.hotHits - 1 }
+    }
 
     /// Whether the registers are the landmark's.
     func matches(_ registers: borrowing GeneralRegisters) -> Bool {
@@ -116,11 +122,21 @@ struct LandmarkSearch: Sendable {
     /// The guest is back where the search began.
     mutating func beginAgain() {
         isCareful = true
+        pace.noteOvershoot()
         nearestDistance = .max
         lastCount = nil
         movesAtCount = 0
         forcedSteps = 0
         earlyHits = 0
+        lastStop = nil
+        isTight = false
+    }
+
+    /// What the next search can do with.
+    mutating func end() -> CoastingPace {
+        if !isCareful { pace.noteSearch() }
+        pace.isHot = earlyHits >= Self.hotHits
+        return pace
     }
 
     /// Remembers where the guest stood when it came nearest.
@@ -135,17 +151,13 @@ struct LandmarkSearch: Sendable {
         nearest = registers
     }
 
-    /// What a slice of coasting taught of the guest's speed: it may be faster than was thought. A
-    /// slower one is no news, since the host may have been busy with something else.
+    /// What a slice of coasting taught of the guest's speed.
     mutating func noteCoast(
         nanoseconds: UInt64, instructions: UInt64, wasInRing3: Bool = false
     ) {
         coasts += 1
         if instructions == 0, !wasInRing3 { forcedSteps = Self.stepsAfterIdleSlice }
-        guard instructions >= 16 else { return }
-        nanosecondsPerInstruction = max(
-            Self.shortestNanoseconds,
-            min(nanosecondsPerInstruction, nanoseconds / instructions))
+        pace.note(nanoseconds: nanoseconds, instructions: instructions)
     }
 
     /// The next move.
@@ -180,22 +192,31 @@ struct LandmarkSearch: Sendable {
             return count - target <= Self.slackInstructions ? step() : .giveUp
         }
         let left = target - count
-        if isAtBreakpoint, left > Self.guardedInstructions { earlyHits += 1 }
+        if isAtBreakpoint { noteStop(at: count, left: left) }
         if isAtBreakpoint || left <= Self.steppedInstructions { return step() }
         if isCareful, left <= Self.carefulInstructions { return step() }
         if forcedSteps > 0 {
             forcedSteps -= 1
             return step()
         }
-        guard left > Self.guardedInstructions else {
-            return isFlat && !mayBeInRing3 ? .runToBreakpoint : step()
+        let reserve = mayBeInRing3 ? max(pace.reserve, Self.ring3Reserve) : pace.reserve
+        guard left > reserve else {
+            return isFlat && !mayBeInRing3 && !isTight ? .runToBreakpoint : step()
         }
         // Two thirds of the way at the fastest that was seen; no overflow, whatever the trace says.
-        let free = min(left - Self.guardedInstructions / 2, 1 << 32)
-        let slice = free * nanosecondsPerInstruction * 2 / 3
+        let each =
+            mayBeInRing3 ? pace.shortestNanoseconds : pace.nanosecondsPerInstruction
+        let free = min(left - (mayBeInRing3 ? Self.ring3Reserve / 2 : 0), 1 << 32)
+        let slice = free * each * 2 / 3
         return .coast(
             nanoseconds: max(isCareful ? slice / 4 : slice, Self.shortestSlice),
             isGuarded: isFlat && !isCareful && earlyHits < Self.hotHits)
+    }
+
+    private mutating func noteStop(at count: UInt64, left: UInt64) {
+        if left > pace.reserve { earlyHits += 1 }
+        if let lastStop, count &- lastStop <= Self.tightLoop { isTight = true }
+        lastStop = count
     }
 
     /// The next move where the guest is about to return to ring 3, which KVM's steps do not reach.

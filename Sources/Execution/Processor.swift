@@ -83,7 +83,7 @@ public protocol Processor: ~Copyable {
     /// Puts the machine back to where it was kept, whatever it is doing, and disarms what stops it;
     /// false where nothing was kept.
     mutating func returnToPlace(_ memory: borrowing GuestMemory) throws(ExecutionError) -> Bool
-    /// Arms breakpoints and steps in the guest's place.
+    /// Arms breakpoints and steps in the guest's place; also while an access waits for its answer.
     mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError)
     /// Puts RFLAGS back as it was recorded, RF included.
     mutating func restoreFlags(_ flags: UInt64) throws(KVMError)

@@ -80,6 +80,7 @@ extension RunLoop {
                 guestNanoseconds &+= coldPlaces.guestTime(of: stops.lastNanoseconds)
             }
             midFlight.ring3Stops += 1
+            if case .exit = stop {} else { kickedTicks &+= HostThread.timestamp() &- entered }
             if case .breakpoint = stop {
                 // SAFETY: as above.
                 let rip = unsafe cpu.registersPointer.pointee.rip

@@ -191,11 +191,22 @@ struct Ring3Stops {
         let rip = unsafe cpu.registersPointer.pointee.rip
         let here = planted.first { $0.address == rip }
         if let here { try Self.write(here.original, here.place, memory) }
-        try kvm { () throws(KVMError) in
-            try cpu.setGuestDebug(GuestDebug(singleStep: true))
+        let trace = unsafe StepTrace(
+            registers: cpu.registersPointer.pointee, system: cpu.systemRegistersPointer.pointee)
+        let stop: Stop
+        if trace.isSyscall(memory) {
+            // It would show the step in R11; by itself it raises a fault where it leads.
+            stop = try run(&cpu, memory)
+        } else {
+            try kvm { () throws(KVMError) in
+                try cpu.setGuestDebug(GuestDebug(singleStep: true))
+            }
+            stop = try run(&cpu, memory, isStep: true)
+            try kvm { () throws(KVMError) in try cpu.setGuestDebug(.off) }
+            if case .stepped = stop {
+                trace.hidePushedFlags(unsafe cpu.registersPointer.pointee, memory)
+            }
         }
-        let stop = try run(&cpu, memory, isStep: true)
-        try kvm { () throws(KVMError) in try cpu.setGuestDebug(.off) }
         if let here { try Self.write(Self.int3, here.place, memory) }
         return stop
     }

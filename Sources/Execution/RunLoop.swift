@@ -61,6 +61,10 @@ public struct RunLoop: ~Copyable {
     var isPagesMarked = false
     /// What is known of where landmarks in ring 3 may stand.
     var coldPlaces = ColdPlaceSearch()
+    /// How fast the guest coasts to a landmark.
+    var pace = CoastingPace()
+    /// What runs since the last exit took that came to none, in ticks: the guest had it.
+    var kickedTicks: UInt64 = 0
     /// What interrupts in mid-flight took so far.
     public internal(set) var midFlight = MidFlightCounts()
     /// The timer runs.
@@ -116,6 +120,7 @@ public struct RunLoop: ~Copyable {
             let returned = Side.timestamp
             if case .interrupted = step {
                 // A kick or a signal: not an exit, and never counted.
+                kickedTicks &+= returned &- entered
                 _ = cpu.acknowledgeKick()
                 if let reason = stop.reason, stop.isInsistent {
                     return .stopped(reason, isInMidFlight: true)
@@ -127,10 +132,14 @@ public struct RunLoop: ~Copyable {
                 continue
             }
             if case .other = step {
-                if Self.isUncounted(other) { continue }
+                if Self.isUncounted(other) {
+                    kickedTicks &+= returned &- entered
+                    continue
+                }
                 if case .debug(let stop) = other,
                     try passes(stop.pc, &cpu, &side, memory: memory)
                 {
+                    kickedTicks &+= returned &- entered
                     continue
                 }
             }
@@ -194,6 +203,9 @@ public struct RunLoop: ~Copyable {
         entered: UInt64, returned: UInt64
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // All of the guest's time counts as such, and all of it before the exit.
+        let entered = entered &- kickedTicks
+        kickedTicks = 0
         var goesOn: Bool
         var natural: Ending?
         try synchroniseAPIC(cpu, &side)

@@ -111,8 +111,11 @@ public struct PendingCPU: ~Copyable {
     /// - Returns: The further exit; nil where nothing is pending any more, and settling this CPU
     ///   takes no request.
     public mutating func finish() throws(KVMError) -> Exit? {
-        if isClean { return nil }
         let run = unsafe core.page.run
+        // A debug exit comes between two instructions: it leaves nothing to finish
+        // (kvm_vcpu_do_singlestep and the handlers of #DB set no completion).
+        if isClean { return nil }
+        if unsafe ckvm_exit_reason(run) == UInt32(KVM_EXIT_DEBUG) { return nil }
         unsafe ckvm_set_immediate_exit(run, 1)
         let result = unsafe enter(run)
         unsafe ckvm_kick_restore(core.mapping.kick)

@@ -16,6 +16,8 @@ import Trace
         var hasCounter: Bool
         /// Kicks that come milliseconds late, the first ones.
         var lateKicks = 0
+        /// The first instruction of the loop faults, and pushes its flags.
+        var faults = false
     }
 
     private static let kinds: [Kind] = [1, 2, 7, 50, 3000].flatMap { loop in
@@ -27,10 +29,13 @@ import Trace
     private func run(
         _ kind: Kind, seed: UInt64, tape: Interruption? = nil
     ) throws -> (outcome: LoopOutcome, place: UInt64?, side: Findings, counts: MidFlightCounts) {
-        var cpu = LoopingCPU(kind, seed: seed)
+        let memory = try smallMemory()
+        var cpu = LoopingCPU(kind, seed: seed, memory)
         var side = OneInterrupt(tape)
         var loop = RunLoop(behaviour: HostBehaviour(), stop: StopRequest())
-        let outcome = try loop.run(&cpu, &side, memory: try smallMemory())
+        let outcome = try loop.run(&cpu, &side, memory: memory)
+        let isArmed = cpu.isArmed
+        #expect(!isArmed)
         return (outcome, cpu.injectedAt, side.findings, loop.midFlight)
     }
 
@@ -86,6 +91,27 @@ import Trace
         #expect(replayed.side.miss != nil)
     }
 
+    @Test(arguments: [true, false])
+    func `what a step pushes on a fault does not show in the guest`(hasCounter: Bool) throws {
+        var kind = Kind(loop: 7, registersTell: false, hasCounter: hasCounter)
+        kind.faults = true
+        for seed in 1...20 as ClosedRange<UInt64> {
+            let recorded = try run(kind, seed: seed)
+            let interruption = try #require(recorded.side.interruption)
+            let replayed = try run(kind, seed: seed &* 977, tape: interruption)
+            #expect(replayed.side.miss == nil)
+            #expect(replayed.place == recorded.place)
+        }
+    }
+
+    @Test func `a guest that exits before its landmark is left with nothing armed`() throws {
+        let kind = Kind(loop: 7, registersTell: false, hasCounter: true)
+        var interruption = try #require(try run(kind, seed: 3).side.interruption)
+        interruption.landmark?.progress = 9010
+        let replayed = try run(kind, seed: 4, tape: interruption)
+        #expect(replayed.side.miss?.reason.contains("exits before it") == true)
+    }
+
     @Test func `a register that never comes is named`() throws {
         let kind = Kind(loop: 7, registersTell: true, hasCounter: true)
         var interruption = try #require(try run(kind, seed: 3).side.interruption)
@@ -118,11 +144,17 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
     private var data: [UInt8] = [0]
     private var kept: UInt64?
     private var lateKicks: Int
+    /// Where a fault pushes its frame.
+    private let stack: UnsafeMutableRawPointer?
+    private static let stackTop: UInt64 = 0x3000
     var mmioValue: UInt64 = 0
     var taskPriorityClass: UInt64 = 0
 
-    init(_ kind: MidFlightTests.Kind, seed: UInt64) {
+    /// - Parameter memory: lives longer.
+    init(_ kind: MidFlightTests.Kind, seed: UInt64, _ memory: borrowing GuestMemory) {
         self.kind = kind
+        // SAFETY: the memory outlives the CPU, and the frame has 40 bytes.
+        unsafe stack = memory.host(GuestPhysicalAddress(Self.stackTop - 40), count: 40)
         random = seed
         lateKicks = kind.lateKicks
         unsafe registers.initialize(to: GeneralRegisters())
@@ -132,6 +164,7 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
         long[.efer] = 0x501
         long[.cs] = Segment(selector: 8, type: 0xB, l: true)
         unsafe system.initialize(to: long)
+        unsafe registers.pointee[.rsp] = Self.stackTop
         show()
     }
 
@@ -139,6 +172,21 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
         // SAFETY: allocated with the value, freed only here.
         unsafe registers.deallocate()
         unsafe system.deallocate()
+    }
+
+    /// Something stops it for the runner.
+    var isArmed: Bool { debug != .off }
+
+    /// Executes one instruction.
+    private mutating func move() {
+        if kind.faults, position % kind.loop == 0 {
+            let flags: UInt64 = debug.singleStep ? 0x302 : 0x202
+            let frame = [0x1000, 8, flags, Self.stackTop, 0]
+            for (index, word) in frame.enumerated() {
+                unsafe stack?.storeBytes(of: word, toByteOffset: index * 8, as: UInt64.self)
+            }
+        }
+        position += 1
     }
 
     // SAFETY (whole type): both allocations live as long as self.
@@ -158,7 +206,7 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
         let stop = DebugStop(exception: 1, pc: GuestVirtualAddress(0), dr6: 0, dr7: 0)
         if debug.singleStep {
             guard position < Self.end else { return .exit(.hlt) }
-            position += 1
+            move()
             return .exit(.debug(stop))
         }
         random = random &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
@@ -179,13 +227,17 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
             // As late as a kick can be without an exit before it.
             guard budget > 0, !isLate || position < Self.end - 1 else { return .interrupted }
             if budget < .max { budget -= 1 }
-            position += 1
+            move()
         }
         return .exit(.hlt)
     }
 
     mutating func armKick(nanoseconds: UInt64) { kick = nanoseconds == 0 ? nil : nanoseconds }
-    mutating func progress() -> UInt64? { kind.hasCounter ? position : nil }
+    mutating func progress() -> UInt64? {
+        // An instruction that faults counts, and so does the handler's first.
+        let faults = kind.faults ? (position + kind.loop - 1) / kind.loop : 0
+        return kind.hasCounter ? position + faults : nil
+    }
     mutating func isQuiet() -> Bool { true }
     mutating func keepPlace(_ memory: borrowing GuestMemory) { kept = position }
     mutating func returnToPlace(_ memory: borrowing GuestMemory) -> Bool {

@@ -81,6 +81,28 @@ import Testing
         #expect(isAskedFirst)
     }
 
+    @Test func `the time of runs that were kicked is the guest's`() throws {
+        let ticks: UInt64 = 100_000
+        let compute = ScriptedCPU.Step.then {
+            let start = HostThread.timestamp()
+            while HostThread.timestamp() &- start < ticks {}
+        }
+        var cpu = ScriptedCPU([
+            ScriptedCPU.portOut(1, [1]),
+            compute, .interrupted, compute, .exit(.irqWindowOpen), compute,
+            ScriptedCPU.portOut(1, [2]),
+            ScriptedCPU.portOut(1, [3]),
+        ])
+        var side = ScriptedSide()
+        var loop = RunLoop(behaviour: HostBehaviour(), stop: StopRequest())
+        _ = try loop.run(&cpu, &side, memory: try smallMemory())
+        let stamps = side.stamps
+        #expect(stamps.count == 8)
+        #expect(stamps[3] - stamps[2] >= 3 * ticks)
+        // No exit is entered before the one before it has returned, nor takes another's time.
+        #expect(stamps[2] >= stamps[1] && stamps[4] >= stamps[3] && stamps[6] >= stamps[5])
+    }
+
     @Test func `a request has its grace before the guest is kicked`() throws {
         let stop = StopRequest()
         let ticked = Signal()

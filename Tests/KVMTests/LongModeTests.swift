@@ -64,6 +64,40 @@ import Testing
         #expect(try cpu.io().port == 0x80)
     }
 
+    @Test("A step leaves nothing to finish, whatever the instruction waited for")
+    func stepsAreClean() throws {
+        // in al, 0x10; mov ecx, 2; rep outsb; mov eax, [r8]; push rax; out 0x80, al; hlt
+        var guest = try ProbeGuest(
+            hypervisor.value,
+            code: [
+                0xE4, 0x10, 0xB9, 2, 0, 0, 0, 0xF3, 0x6E, 0x41, 0x8B, 0x00, 0x50, 0xE6, 0x80, 0xF4,
+            ])
+        var idle = try guest.longModeCPU(cpuid: cpuid)
+        var registers = try idle.registers()
+        registers[.rsi] = UInt64(ProbeGuest.code)
+        // Not there, and over the end of a page: two exits.
+        registers[.r8] = 0x0F00_0FFE
+        try idle.setRegisters(registers)
+        try idle.setGuestDebug(GuestDebug(singleStep: true))
+        var cpu = idle.begin()
+        var steps = 0
+        var others = 0
+        for _ in 0..<32 {
+            let exit = try cpu.exit()
+            if case .hlt = exit { break }
+            guard case .debug = exit else {
+                others += 1
+                continue
+            }
+            steps += 1
+            let before = cpu.registers
+            // A run that would finish something, or come to an exit, which it throws.
+            try cpu.refreshPage()
+            #expect(cpu.registers == before)
+        }
+        #expect(steps >= 4 && others >= 4)
+    }
+
     @Test("An instruction that KVM cannot emulate comes with its bytes, if the host has one")
     func emulationFailure() throws {
         let unemulated = HostProbe.cached(hypervisor.value).behaviour.unemulated

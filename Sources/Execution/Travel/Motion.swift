@@ -504,19 +504,19 @@ extension TimeMachine {
 
     /// One step, which leaves no trace in the guest.
     private mutating func runStep() throws(ExecutionError) -> Ran {
-        let mayDeliver = standing != .afterStop || !hasCounter
+        let isFromStop = standing == .afterStop && hasCounter
         let count = try ticks()
         let trace = StepTrace(
             registers: machine.currentRegisters, system: machine.currentSystemRegisters)
         let ran = try run(slice: nil)
-        let isRing3 = machine.currentSystemRegisters.cpl == 3
-        // An instruction that faults counts, and so does the first of the handler.
-        if mayDeliver || isRing3 || trace.isFromRing3 {
+        guard case .stopped = ran else {
             trace.hide(machine.memory)
-        } else if case .stopped = ran, try ticks() &- count != 1 {
-            trace.hide(machine.memory)
-        } else if case .exit = ran {
-            trace.hide(machine.memory)
+            return ran
+        }
+        let counted = try ticks() &- count
+        try kvm { () throws(KVMError) in
+            try trace.hideAll(
+                &machine.cpu, machine.memory, counted: counted, isFromStop: isFromStop)
         }
         return ran
     }

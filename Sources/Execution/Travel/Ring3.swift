@@ -52,53 +52,15 @@ extension TimeMachine {
         let steps = isInRing3 ? (standing == .inRing3 ? ring3Steps : 0) &+ 1 : 0
         let target = isInRing3 ? nil : ring3Target
         let isInside = isInRing3
-        let opcode = isInside ? opcodeInRing3 : []
-        let ownFlags = machine.currentRegisters.rflags
         let stop = try withRing3Stops { machine, stops throws(ExecutionError) in
-            if isInside, opcode != Self.syscall {
-                return try stops.step(&machine.cpu, machine.memory)
-            }
-            // SYSCALL would show the step in R11; by itself it raises a fault where it leads.
+            if isInside { return try stops.step(&machine.cpu, machine.memory) }
             if let target {
                 _ = try stops.plant(
                     target, system: machine.currentSystemRegisters, memory: machine.memory)
             }
             return try stops.run(&machine.cpu, machine.memory)
         }
-        if case .stepped = stop, opcode.first == Self.pushf, ownFlags & 1 << 8 == 0 {
-            try hideStepInPushedFlags()
-        }
         return try leave(stop, steps: steps)
-    }
-
-    private static let syscall: [UInt8] = [0x0F, 0x05]
-    private static let pushf: UInt8 = 0x9C
-
-    /// The opcode that is next, in 64-bit code, without a prefix of operand size or REX (Intel SDM
-    /// vol. 2, 2.1).
-    private var opcodeInRing3: [UInt8] {
-        let system = machine.currentSystemRegisters
-        var code = PageWalk.read(
-            linearRIP, count: 4, system: system, memory: machine.memory)[...]
-        while let first = code.first,
-            first == 0x66 || (first & 0xF0 == 0x40 && system.mode == .long)
-        {
-            code = code.dropFirst()
-        }
-        return Array(code.prefix(2))
-    }
-
-    /// The CPU's own PUSHF pushes TF as the step has it.
-    private mutating func hideStepInPushedFlags() throws(ExecutionError) {
-        let system = machine.currentSystemRegisters
-        let top = GuestVirtualAddress(machine.currentRegisters[.rsp] &+ 1)
-        guard let place = PageWalk.translate(top, system: system, memory: machine.memory) else {
-            return
-        }
-        try guest { () throws(GuestError) in
-            let byte = try machine.memory.read(place.address, count: 1)[0]
-            try machine.memory.write(place.address, [byte & ~1][...])
-        }
     }
 
     /// Steps through ring 3, which is next: to a step of this number, to an address, or to where the

@@ -1,12 +1,14 @@
 internal import Guest
 internal import KVM
 internal import Machine
+internal import Trace
 
 /// Takes back what a single step shows in the guest: RFLAGS.TF in the frame of an event that was
 /// delivered while it lasted (seen on KVM without hardware virtualization; the same on VMX and SVM,
-/// where the trap flag is the CPU's own). PUSHF, SYSCALL and INT n do not see it: KVM masks it.
+/// where the trap flag is the CPU's own). Where KVM executes PUSHF and SYSCALL it masks it; the CPU
+/// itself shows it to them.
 struct StepTrace {
-    private static let trapFlag: UInt64 = 1 << 8
+    private static let trapFlag = FlagBits.trap
 
     /// The CPU before the step.
     private let registers: GeneralRegisters
@@ -22,6 +24,77 @@ struct StepTrace {
 
     /// The guest was in ring 3.
     var isFromRing3: Bool { system.cpl == 3 }
+
+    /// Takes back whatever the step left; the CPU must be settled.
+    ///
+    /// - Parameters:
+    ///   - counted: how many instructions the step was by the counter; nil where nothing counts.
+    ///   - isFromStop: nothing was under way before it: the CPU stood at a breakpoint or step.
+    func hideAll<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory, counted: UInt64?, isFromStop: Bool
+    ) throws(KVMError) {
+        guard isOurs else { return }
+        // SAFETY: the page's registers do not change before the next run.
+        let after = unsafe cpu.registersPointer.pointee
+        hidePushedFlags(after, memory)
+        if let flags = flagsOfSyscall(after, memory) {
+            try cpu.apply([.register(.r11, flags)])
+        }
+        // An instruction that faults counts, and so does the first of the handler.
+        let isInRing3 = unsafe cpu.systemRegistersPointer.pointee.cpl == 3 || isFromRing3
+        guard !isFromStop || isInRing3 || counted != 1 else { return }
+        hide(memory)
+    }
+
+    /// PUSHF, and the bytes of SYSCALL, behind prefixes (Intel SDM vol. 2).
+    private static let pushf: UInt8 = 0x9C
+    private static let syscall: [UInt8] = [0x0F, 0x05]
+
+    /// The opcode that was executed, without a prefix of operand size or REX (Intel SDM vol. 2, 2.1).
+    private func opcode(_ memory: borrowing GuestMemory) -> ArraySlice<UInt8> {
+        var code = PageWalk.read(
+            PageWalk.linearRIP(registers.rip, system: system), count: 4, system: system,
+            memory: memory)[...]
+        while let first = code.first,
+            first == 0x66 || (first & 0xF0 == 0x40 && system.mode == .long)
+        {
+            code = code.dropFirst()
+        }
+        return code
+    }
+
+    /// The next instruction is SYSCALL, which shows a step in R11 where the CPU executes it itself.
+    func isSyscall(_ memory: borrowing GuestMemory) -> Bool {
+        opcode(memory).starts(with: Self.syscall)
+    }
+
+    /// Clears TF in what PUSHF pushed.
+    func hidePushedFlags(_ after: GeneralRegisters, _ memory: borrowing GuestMemory) {
+        guard isOurs else { return }
+        let pushed = registers[.rsp] &- after[.rsp]
+        guard pushed == 8 || pushed == 4 || pushed == 2 else { return }
+        var top = after[.rsp]
+        switch system.mode {
+        case .long: break
+        case .real, .protected16: top = stack(of: top & 0xFFFF)
+        case .protected32, .compatibility: top = stack(of: top & 0xFFFF_FFFF)
+        }
+        // A look at what was pushed first: it is short.
+        guard let flags = word(top, 2, memory), flags & Self.trapFlag != 0,
+            opcode(memory).first == Self.pushf
+        else { return }
+        clearTrapFlag(at: top, flags, memory)
+    }
+
+    /// What R11 is to hold behind SYSCALL; nil where the step does not show there.
+    private func flagsOfSyscall(
+        _ after: GeneralRegisters, _ memory: borrowing GuestMemory
+    ) -> UInt64? {
+        guard after[.rcx] == registers.rip &+ 2, after[.r11] & Self.trapFlag != 0,
+            isSyscall(memory)
+        else { return nil }
+        return after[.r11] & ~Self.trapFlag
+    }
 
     /// Clears TF in the frame, if one was pushed.
     func hide(_ memory: borrowing GuestMemory) {
@@ -76,9 +149,15 @@ struct StepTrace {
         if isInner, system.cpl != 3 {
             guard word(start &+ 3 * width, width, memory) == registers[.rsp] else { return }
         }
+        clearTrapFlag(at: flagsAt, flags, memory)
+    }
+
+    private func clearTrapFlag(
+        at address: UInt64, _ flags: UInt64, _ memory: borrowing GuestMemory
+    ) {
         guard
             let place = PageWalk.translate(
-                GuestVirtualAddress(flagsAt &+ 1), system: system, memory: memory)
+                GuestVirtualAddress(address &+ 1), system: system, memory: memory)
         else { return }
         do throws(GuestError) {
             let byte = UInt8(truncatingIfNeeded: flags >> 8) & ~1
