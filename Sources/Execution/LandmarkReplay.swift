@@ -130,8 +130,13 @@ extension RunLoop {
             usesRing3Stops
             && Ring3Stops.place(address.rawValue, system: first, memory: memory) != nil
         var isAtBreakpoint = false
+        var stepped: CountedStep?
+        // An interrupt that was injected just before, or what a kick cut short.
+        var mayDeliver = true
         while true {
             let count = counts ? try kvm { () throws(KVMError) in try cpu.progress() } : nil
+            stepped?.hide(count: count, memory)
+            stepped = nil
             // SAFETY: the page's registers do not change before the next run.
             let registers = unsafe cpu.registersPointer.pointee
             search.notePlace(registers, count: count)
@@ -176,6 +181,7 @@ extension RunLoop {
                     to: stopsThere ? landmark.registers.rip : nil, since: began, &cpu, memory)
                 if let found { return found }
                 isAtBreakpoint = false
+                mayDeliver = true
                 continue
             }
             if wanted != armed {
@@ -186,9 +192,15 @@ extension RunLoop {
             if case .coast(let nanoseconds, _) = move {
                 try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: nanoseconds) }
             }
+            if case .step = move {
+                stepped = CountedStep(
+                    trace: StepTrace(registers: registers, system: system), count: count,
+                    mayDeliver: mayDeliver)
+            }
             let entered = HostThread.monotonicNanoseconds()
             let result = try kvm { () throws(KVMError) in try cpu.run() }
             isAtBreakpoint = false
+            mayDeliver = true
             switch result {
             case .interrupted:
                 _ = cpu.acknowledgeKick()
@@ -196,7 +208,9 @@ extension RunLoop {
                     try disarm(&armed, &cpu)
                     return .stopped(reason)
                 }
-            case .exit(.debug): isAtBreakpoint = armed.singleStep == false
+            case .exit(.debug):
+                isAtBreakpoint = armed.singleStep == false
+                mayDeliver = false
             case .exit(let exit):
                 if Self.isUncounted(exit) { continue }
                 return .missed("the guest exits before it (\(exit.reason.name))")

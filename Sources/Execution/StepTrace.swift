@@ -97,3 +97,19 @@ struct StepTrace {
         return bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) }
     }
 }
+
+/// A step, and what tells whether an event was delivered while it lasted.
+struct CountedStep {
+    var trace: StepTrace
+    /// The instruction counter before it; nil: there is none.
+    var count: UInt64?
+    /// An event may have been under way before it.
+    var mayDeliver: Bool
+
+    /// Clears what the step left, where it may have left something; `count`: the counter after it.
+    func hide(count after: UInt64?, _ memory: borrowing GuestMemory) {
+        // An instruction that faults counts, and so does the first of the handler.
+        let isPlain = count.map { $0 &+ 1 == after } ?? false
+        if mayDeliver || !isPlain { trace.hide(memory) }
+    }
+}
