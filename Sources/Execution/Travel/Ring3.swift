@@ -101,103 +101,8 @@ extension TimeMachine {
         }
     }
 
-    /// Steps through ring 3, which is next: to a step of this number, to an address, or to where the
-    /// registers are a landmark's. One step is made in any case.
-    mutating func walkRing3(
-        to last: UInt64, _ addresses: [GuestVirtualAddress], _ landmark: Landmark?,
-        _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> Ran {
-        let search = landmark.map { LandmarkSearch($0) }
-        try kvm { () throws(KVMError) in
-            try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
-        }
-        isTimerSet = true
-        while true {
-            let ran = try stepRing3()
-            if case .kicked = ran {
-                if isInterrupted() { return ran }
-                try kvm { () throws(KVMError) in
-                    try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
-                }
-                continue
-            }
-            guard case .stopped = ran, standing == .inRing3 else { return ran }
-            if ring3Steps >= last || addresses.contains(linearRIP)
-                || search?.matches(machine.currentRegisters) ?? false
-            {
-                return ran
-            }
-        }
-    }
-
-    /// What a run through ring 3 came to.
-    enum Ring3Run {
-        /// To its end, or nowhere.
-        case left(Ran)
-        /// To the place of an interrupt that the tape has.
-        case landmark(Injection)
-        /// To a breakpoint, nobody knows after how many steps.
-        case stop
-        /// Somebody asked for it.
-        case interrupted
-    }
-
-    /// Runs ring 3, which is next, until something of interest.
-    mutating func runRing3(
-        _ addresses: [GuestVirtualAddress], _ landmark: Landmark?, _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> Ring3Run {
-        let wanted = addresses.map(\.rawValue)
-        let planted = wanted + (landmark.map { [$0.registers.rip] } ?? [])
-        let search = landmark.map { LandmarkSearch($0) }
-        while true {
-            let stop = try withRing3Stops { machine, stops throws(ExecutionError) in
-                for address in planted {
-                    _ = try stops.plant(
-                        address, system: machine.currentSystemRegisters, memory: machine.memory)
-                }
-                try kvm { () throws(KVMError) in
-                    try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
-                }
-                let registers = machine.currentRegisters
-                let isPlanted = planted.contains(registers.rip)
-                let isInside = machine.currentSystemRegisters.cpl == 3
-                return isPlanted && isInside
-                    ? try stops.step(&machine.cpu, machine.memory)
-                    : try stops.run(&machine.cpu, machine.memory)
-            }
-            isTimerSet = true
-            let registers = machine.currentRegisters
-            switch stop {
-            case .breakpoint, .stepped:
-                if wanted.contains(registers.rip) { return .stop }
-                guard let landmark, search?.matches(registers) ?? false,
-                    try isWhole(landmark, registers)
-                else { continue }
-                return .landmark(try reachRing3(landmark))
-            case .kicked:
-                _ = machine.cpu.acknowledgeKick()
-                if isInterrupted() { return .interrupted }
-            case .exit(let exit) where RunLoop.isUncounted(exit): continue
-            case .raised, .exit: return .left(try leave(stop, steps: 0))
-            }
-        }
-    }
-
-    /// Whether all of the state is a landmark's, registers apart.
-    mutating func isWhole(
-        _ landmark: Landmark, _ registers: GeneralRegisters
-    ) throws(ExecutionError) -> Bool {
-        _ = try settle()
-        let memory = try machine.memoryDigest()
-        var state = try kvm { () throws(KVMError) in
-            try MachineState(&machine.cpu, memory: memory)
-        }
-        state.registers = registers
-        return state.digest == landmark.state
-    }
-
     /// Does something with the interrupt table out of force.
-    private mutating func withRing3Stops(
+    mutating func withRing3Stops(
         _ body: (inout GuestMachine, inout Ring3Stops) throws(ExecutionError) -> Ring3Stops.Stop
     ) throws(ExecutionError) -> Ring3Stops.Stop {
         var stops = Ring3Stops()
@@ -212,7 +117,7 @@ extension TimeMachine {
     }
 
     /// Goes on from a stop, to the next instruction that is a place.
-    private mutating func leave(
+    mutating func leave(
         _ stop: Ring3Stops.Stop, steps: UInt64
     ) throws(ExecutionError) -> Ran {
         switch stop {
