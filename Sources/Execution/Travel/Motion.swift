@@ -45,6 +45,8 @@ struct Course {
     var pause: UInt64?
     /// Makes keyframes.
     var keepsFrames = true
+    /// Ends at the next place, of ring 3 too.
+    var isStep = false
 }
 
 /// Forward.
@@ -63,11 +65,16 @@ extension TimeMachine {
     ) throws(ExecutionError) -> Arrival {
         defer { caution = 1 }
         let start = position
+        let startWay = way
         for _ in 0..<4 {
             let arrival = try attempt(course, isInterrupted: isInterrupted)
             guard case .overshot = arrival else { return arrival }
             // Again from the beginning, and stepping earlier.
             caution *= 8
+            if let startWay {
+                try go(along: startWay)
+                continue
+            }
             try restore(keyframes.index(atOrBefore: start))
             guard position < start else { continue }
             let back = try attempt(Course(limit: start), isInterrupted: { false })
@@ -140,6 +147,9 @@ extension TimeMachine {
         _ journey: inout Journey, isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival? {
         let limit = journey.course.limit
+        if journey.course.isStep, !journey.isAtStart, journey.wanted == nil {
+            journey.wanted = .reached
+        }
         var bound: UInt64?
         if journey.wanted != nil || limit.map({ loop.exitCount >= $0.exitCount }) ?? false {
             if let arrival = try settle() { return arrival }
@@ -172,7 +182,7 @@ extension TimeMachine {
         let rewriting = try tape.nextRewriting()
         let freeStops = 4 - (rewriting == nil ? 0 : 1) - (loop.syscallHandler == nil ? 0 : 1)
         var isStepped =
-            journey.wanted != nil || mustMatch || !journey.course.watched.isEmpty
+            journey.wanted != nil || mustMatch || journey.course.isStep || !journey.course.watched.isEmpty
             || !journey.course.ring3Stops.isEmpty || journey.course.stops.count > freeStops
         var slice: UInt64?
         if !hasCounter {

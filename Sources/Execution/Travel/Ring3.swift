@@ -123,7 +123,7 @@ extension TimeMachine {
         switch stop {
         case .breakpoint, .stepped:
             standing = .inRing3
-            ring3Steps = steps
+            if way == nil { ring3Steps = steps } else { way?.step() }
             return .stopped
         case .kicked:
             _ = machine.cpu.acknowledgeKick()
@@ -167,4 +167,42 @@ extension TimeMachine {
             system: system, memory: machine.memory)
         return bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) }
     }
+}
+
+/// The code of ring 3 as it is stepped through, each page looked up once.
+struct Ring3Code {
+    private let system: SystemRegisters
+    private var page: (linear: UInt64, physical: GuestPhysicalAddress)?
+
+    init(_ system: SystemRegisters) { self.system = system }
+
+    /// Whether the instruction at an address, or what is taken for it, is PUSHF or SYSCALL, of which
+    /// a step shows; where that does not show from one page, too.
+    mutating func needsCare(at address: UInt64, _ memory: borrowing GuestMemory) -> Bool {
+        let linear = address & ~0xFFF
+        if page?.linear != linear {
+            guard
+                let mapping = PageWalk.mapping(
+                    of: GuestVirtualAddress(linear), system: system, memory: memory)
+            else { return true }
+            page = (linear, mapping.address)
+        }
+        let offset = address & 0xFFF
+        guard let page, offset <= 0x1000 - Self.byteCount,
+            // SAFETY: the bytes are read at once, and lie in RAM.
+            let host = unsafe memory.host(
+                GuestPhysicalAddress(page.physical.rawValue + offset), count: Int(Self.byteCount))
+        else { return true }
+        let bytes = unsafe host.loadUnaligned(as: UInt32.self)
+        for index in 0..<UInt32(Self.byteCount) - 1 {
+            let byte = UInt8(truncatingIfNeeded: bytes >> (index * 8))
+            // Operand size, REX.
+            if byte == 0x66 || byte & 0xF0 == 0x40 { continue }
+            let next = UInt8(truncatingIfNeeded: bytes >> (index * 8 + 8))
+            return byte == 0x9C || byte == 0x0F && next == 0x05
+        }
+        return true
+    }
+
+    private static let byteCount: UInt64 = 4
 }
