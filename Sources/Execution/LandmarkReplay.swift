@@ -194,6 +194,7 @@ extension RunLoop {
                     to: stopsThere ? landmark.registers.rip : nil, since: began, &cpu, memory)
                 if let found { return found }
                 isAtBreakpoint = false
+                isFromStop = false
                 continue
             }
             if wanted != armed {

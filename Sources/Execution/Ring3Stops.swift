@@ -212,6 +212,21 @@ struct Ring3Stops {
     }
 }
 
+extension Ring3Stops {
+    /// Executes instructions in ring 3 one by one, until one leads to where `isEnd` says so, or raises
+    /// something of its own; the table must be parked, and nothing planted.
+    mutating func steps<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory,
+        isEnd: (borrowing CPU) -> Bool
+    ) throws(ExecutionError) -> Stop {
+        try kvm { () throws(KVMError) in try cpu.setGuestDebug(GuestDebug(singleStep: true)) }
+        var stop = try run(&cpu, memory, isStep: true)
+        while case .stepped = stop, !isEnd(cpu) { stop = try run(&cpu, memory, isStep: true) }
+        try kvm { () throws(KVMError) in try cpu.setGuestDebug(.off) }
+        return stop
+    }
+}
+
 /// Instructions by which ring 0 returns to ring 3.
 enum ReturnToRing3 {
     /// IRET and SYSRET behind their REX prefix (Intel SDM vol. 2).

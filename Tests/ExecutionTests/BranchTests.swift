@@ -231,33 +231,103 @@ struct BranchTests {
         let tape = try guest.record(host, clock)
         let position = try Self.between(host, tape.path, quarter: quarter)
         #expect(position.instructions > 0, "\(position)")
-        let child = tape.directory.file("child.vmtape")
-        let console = tape.directory.file("child-console")
-        let outcome = try Self.branch(host, tape.path) {
+        try Self.leave(host, tape, at: position, clock)
+    }
+
+    /// The first exit from a number on that is followed by just one interruption of a kind.
+    private static func interruptedExit(
+        _ path: String, from first: UInt64, inMidFlight: Bool
+    ) throws -> UInt64? {
+        var cursor = try TraceReader(path: path).events()
+        var found: UInt64?
+        var count = 0
+        while let event = try cursor.next() {
+            switch event {
+            case .exit:
+                if count == 1, let found { return found }
+                (found, count) = (nil, 0)
+            case .interruption(_, _, _, let isInMidFlight):
+                count += 1
+                guard let exit = cursor.exitNumber, exit >= first, isInMidFlight == inMidFlight
+                else { continue }
+                found = exit
+            default: break
+            }
+        }
+        return nil
+    }
+
+    @Test(arguments: [ClockKind.host, virtual])
+    func `a run goes live right behind an interrupt that came at its exit`(
+        clock: ClockKind
+    ) throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("timer", "12 10").record(host, clock)
+        let exit = try #require(
+            try Self.interruptedExit(tape.path, from: 20, inMidFlight: false))
+        for count in [1, 2, 3, 10, 15] as [UInt64] {
+            let position = try #require(Position(after: exit, instructions: count))
+            let child = try Self.leave(host, tape, at: position, clock)
+            #expect(try PCTape.vectors(child.path) == tape.vectors(), "\(position)")
+        }
+    }
+
+    @Test func `a run goes live before and behind an interrupt in mid-flight`() throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted", "30").record(host, .host)
+        let exit = try #require(
+            try Self.interruptedExit(tape.path, from: 10, inMidFlight: true))
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
+        _ = try machine.seek(to: try #require(Position(after: exit)))
+        guard machine.hasCounter, let progress = try machine.tape.landmark()?.progress else {
+            return
+        }
+        let place = progress - machine.spanStart
+        for count in [place - 20, place - 1, place, place + 1, place + 2, place + 3, place + 15] {
+            let position = try #require(Position(after: exit, instructions: count))
+            _ = try machine.seek(to: position)
+            #expect(machine.position == position)
+            let child = try Self.leave(host, tape, at: position, .host)
+            // The guest has counted them.
+            let taken = try PCTape.vectors(child.path).count
+            #expect(child.printed.hasPrefix("\(taken) ticks, "), "\(position): \(child.printed)")
+        }
+    }
+
+    /// Leaves a tape at a place between two exits: the run must come to its end, and its trace must
+    /// be good, and the tape's up to there.
+    @discardableResult
+    private static func leave(
+        _ host: borrowing Host, _ tape: PCTape, at position: Position, _ clock: ClockKind
+    ) throws -> (path: String, printed: String) {
+        let child = tape.directory.file("child-\(position).vmtape")
+        let console = tape.directory.file("console-\(position)")
+        let outcome = try branch(host, tape.path) {
             $0.liveFrom = position
             $0.consoles.serial = .file(console)
             $0.recording = RecordSession.Recording(path: child)
         }
         guard case .live(let ending) = outcome.verdict else {
             Issue.record("\(position): \(outcome.verdict)")
-            return
+            return (child, "")
         }
-        #expect(ending == Ending(.halted))
-        #expect(try TestGuest.replay(host, child).word == "identical")
-        #expect(try Self.rerun(host, child) == "as recorded")
-        // Up to there they are one run, and the same place in both.
+        #expect(ending == Ending(.halted), "\(position)")
+        #expect(try TestGuest.replay(host, child).word == "identical", "\(position)")
+        #expect(try rerun(host, child) == "as recorded", "\(position)")
+        let (reader, original) = (try TraceReader(path: child), try TraceReader(path: tape.path))
         var sights: [Sight] = []
         for path in [tape.path, child] {
             var machine = try TimeMachine(host: host, reader: TraceReader(path: path))
             _ = try machine.seek(to: position)
             sights.append(try Sight(&machine))
         }
-        #expect(sights[0] == sights[1])
-        let (original, reader) = (try TraceReader(path: tape.path), try TraceReader(path: child))
+        #expect(sights[0] == sights[1], "\(position)")
         if clock != .host {
             #expect(
-                try reader.digests(before: .max).full == original.digests(before: .max).full)
+                try reader.digests(before: .max).full == original.digests(before: .max).full,
+                "\(position)")
         }
+        return (child, String(decoding: Files.read(console) ?? [], as: UTF8.self))
     }
 
     @Test func `a run goes live at once, and after its last exit`() throws {

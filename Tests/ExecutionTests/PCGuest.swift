@@ -95,7 +95,9 @@ struct PCTape {
     }
 
     /// The vectors of its interrupts, in order.
-    func vectors() throws -> [UInt8] {
+    func vectors() throws -> [UInt8] { try Self.vectors(path) }
+
+    static func vectors(_ path: String) throws -> [UInt8] {
         var vectors: [UInt8] = []
         var cursor = try TraceReader(path: path).events()
         while let event = try cursor.next() {

@@ -57,8 +57,19 @@ struct TravelRing3Tests {
         #expect(machine.divergence == nil)
     }
 
-    // Not preempted-ring3: its stretches have millions of instructions, and all are counted.
-    @Test(arguments: ["ring3", "syscall"])
+    /// What is seen of a place that may have no name yet.
+    private struct Glimpse: Equatable {
+        var registers: GeneralRegisters
+        var state: Digest128
+
+        init(_ machine: inout TimeMachine) throws {
+            registers = machine.registers
+            state = try machine.stateDigest()
+        }
+    }
+
+    // The stretches of preempted-ring3 have millions of instructions.
+    @Test(arguments: ["ring3", "syscall", "preempted-ring3"])
     func `breakpoints in ring 3 are hit in both directions`(_ name: String) throws {
         let host = try Host()
         let trip = try Trip(host, name)
@@ -72,25 +83,69 @@ struct TravelRing3Tests {
         let address = machine.instructionAddress
         machine.insertBreakpoint(address)
         let start = machine.position
-        var there = [try Sight(&machine)]
+        var there = [try Glimpse(&machine)]
         while there.count < 12 {
             guard case .breakpoint(address) = try machine.resume() else {
-                there.append(try Sight(&machine))
+                there.append(try Glimpse(&machine))
                 break
             }
             #expect(machine.systemRegisters.cpl == 3)
             #expect(machine.instructionAddress == address)
-            there.append(try Sight(&machine))
+            there.append(try Glimpse(&machine))
         }
         #expect(there.count > 1)
         #expect(machine.divergence == nil)
-        for sight in there.dropLast().reversed() {
+        for (index, sight) in there.dropLast().enumerated().reversed() {
             let stop = try machine.reverseResume()
             #expect(stop.word == "breakpoint")
-            #expect(try Sight(&machine) == sight, "\(sight.position)")
+            #expect(try Glimpse(&machine) == sight, "\(index): \(machine.positionText)")
         }
+        try machine.name()
         #expect(machine.position == start)
         machine.removeBreakpoint(address)
         #expect(try machine.seekEnd().word == "end")
+    }
+
+    @Test(arguments: ["ring3", "syscall"])
+    func `a place in ring 3 gets the name that steps give it`(_ name: String) throws {
+        let host = try Host()
+        let trip = try Trip(host, name)
+        var machine = try trip.machine(host)
+        guard machine.usesRing3Stops else { return }
+        try #require(try enter(&machine, from: middle(name, machine)))
+        var sights = [try Sight(&machine)]
+        while sights.count < 200 {
+            _ = try machine.step()
+            guard machine.position.ring3 != nil else { break }
+            sights.append(try Sight(&machine))
+        }
+        let target = try #require(sights.dropFirst(2).last)
+        // By two breakpoints and some steps, and back.
+        _ = try machine.seek(to: sights[0].position)
+        for sight in [sights[sights.count / 2], target] {
+            machine.insertBreakpoint(GuestVirtualAddress(sight.registers.rip))
+        }
+        var steps = 0
+        while machine.registers != target.registers, steps < sights.count {
+            guard case .breakpoint = try machine.resume() else { break }
+            steps += 1
+        }
+        #expect(machine.isNamed == false)
+        #expect(machine.positionText.last == "?")
+        #expect(machine.position <= target.position)
+        for index in [2, 1] {
+            _ = try machine.reverseStep()
+            #expect(machine.registers == sights[sights.count - 4 + index].registers)
+        }
+        for _ in 0..<2 { _ = try machine.step() }
+        #expect(try machine.stateDigest() == target.state)
+        #expect(try machine.name())
+        #expect(machine.isNamed == true)
+        #expect(try Sight(&machine) == target)
+        // A target in the same stretch, from a place without a name.
+        _ = try machine.seek(to: sights[0].position)
+        _ = try machine.resume()
+        _ = try machine.seek(to: sights[1].position)
+        #expect(try Sight(&machine) == sights[1])
     }
 }

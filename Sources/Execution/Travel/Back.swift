@@ -10,6 +10,11 @@ extension TimeMachine {
         _ count: UInt64 = 1, isInterrupted: () -> Bool = { false }
     ) throws(ExecutionError) -> TravelStop {
         var left = count
+        while left > 0, let way {
+            guard let arrival = try stepBack(from: way, isInterrupted) else { break }
+            guard arrival.isReached else { return try stop(arrival) }
+            left -= 1
+        }
         /// Places before this one are still to be found.
         var end = position
         var window = Self.window(left)

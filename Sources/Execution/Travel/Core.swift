@@ -42,6 +42,7 @@ extension TimeMachine {
 
     /// Keeps the machine as it is here, so that coming back is quick; false where it cannot be kept.
     public mutating func keepHere() throws(ExecutionError) -> Bool {
+        try name()
         try keep(position)
         return keyframes.frames.contains { $0.position == position }
     }

@@ -37,7 +37,10 @@ extension TimeMachine {
     }
 
     mutating func stepOnce(_ isInterrupted: () -> Bool) throws(ExecutionError) -> Arrival {
-        try forward(Course(limit: next), isInterrupted: isInterrupted)
+        guard way == nil else {
+            return try forward(Course(isStep: true), isInterrupted: isInterrupted)
+        }
+        return try forward(Course(limit: next), isInterrupted: isInterrupted)
     }
 
     /// The first place that can follow.
@@ -73,7 +76,7 @@ extension TimeMachine {
         to target: Position, isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival {
         try start(towards: target)
-        if position == target, ending == nil { return .reached }
+        if position == target, way == nil, ending == nil { return .reached }
         return try forward(Course(limit: target), isInterrupted: isInterrupted)
     }
 
@@ -82,8 +85,12 @@ extension TimeMachine {
     private mutating func start(towards target: Position) throws(ExecutionError) {
         let index = keyframes.index(atOrBefore: target)
         let frame = keyframes.frames[index]
+        // Nobody knows how far it is to a place in the same stretch of ring 3.
+        let isBehindStretch =
+            (target.exitCount, target.instructions) > (position.exitCount, position.instructions)
         let isUseful =
             divergence == nil && position <= target && (ending == nil || position == target)
+            && (way == nil || isBehindStretch)
         if isUseful {
             guard frame.position > position,
                 frame.nanoseconds > guestNanoseconds &+ options.worthRestoring
@@ -112,6 +119,7 @@ extension TimeMachine {
         }
         spanStart = frame.spanStart
         standing = frame.standing
+        way = nil
         ring3Steps = frame.position.ring3 ?? 0
         steps = 0
         lastSpan = 0
@@ -138,7 +146,9 @@ extension TimeMachine {
 
     /// Makes a keyframe of where the machine stands.
     mutating func keep(_ here: Position) throws(ExecutionError) {
-        guard ending == nil, divergence == nil, hasCounter || here.instructions == 0 else { return }
+        guard ending == nil, divergence == nil, way == nil,
+            hasCounter || here.instructions == 0
+        else { return }
         let cpu = try kvm { () throws(KVMError) in try machine.cpu.checkpoint() }
         let frame = Keyframe(
             position: here, cpu: cpu, tape: tape.place, loop: loop.place, spanStart: spanStart,

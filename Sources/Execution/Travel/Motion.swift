@@ -45,6 +45,8 @@ struct Course {
     var pause: UInt64?
     /// Makes keyframes.
     var keepsFrames = true
+    /// Ends at the next place, of ring 3 too.
+    var isStep = false
 }
 
 /// Forward.
@@ -54,9 +56,6 @@ extension TimeMachine {
     private static let steppedInstructions: UInt64 = 240
     /// A shorter slice ends before the guest is entered: it is not worth the kick.
     private static let shortestSlice: UInt64 = 15_000
-    private static let fastestNanoseconds: UInt64 = 100
-    /// How often a guest that runs is looked at: for an interruption, and for a keyframe.
-    static let lookNanoseconds: UInt64 = 10_000_000
 
     /// Runs forward along a course. A breakpoint at the beginning does not stop it.
     ///
@@ -66,11 +65,16 @@ extension TimeMachine {
     ) throws(ExecutionError) -> Arrival {
         defer { caution = 1 }
         let start = position
+        let startWay = way
         for _ in 0..<4 {
             let arrival = try attempt(course, isInterrupted: isInterrupted)
             guard case .overshot = arrival else { return arrival }
             // Again from the beginning, and stepping earlier.
             caution *= 8
+            if let startWay {
+                try go(along: startWay)
+                continue
+            }
             try restore(keyframes.index(atOrBefore: start))
             guard position < start else { continue }
             let back = try attempt(Course(limit: start), isInterrupted: { false })
@@ -108,7 +112,7 @@ extension TimeMachine {
     }
 
     /// What a move remembers from one leg to the next.
-    private struct Journey {
+    struct Journey {
         let course: Course
         let breakpoints: GuestDebug
         var isAtStart = true
@@ -143,6 +147,9 @@ extension TimeMachine {
         _ journey: inout Journey, isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival? {
         let limit = journey.course.limit
+        if journey.course.isStep, !journey.isAtStart, journey.wanted == nil {
+            journey.wanted = .reached
+        }
         var bound: UInt64?
         if journey.wanted != nil || limit.map({ loop.exitCount >= $0.exitCount }) ?? false {
             if let arrival = try settle() { return arrival }
@@ -175,7 +182,7 @@ extension TimeMachine {
         let rewriting = try tape.nextRewriting()
         let freeStops = 4 - (rewriting == nil ? 0 : 1) - (loop.syscallHandler == nil ? 0 : 1)
         var isStepped =
-            journey.wanted != nil || mustMatch || !journey.course.watched.isEmpty
+            journey.wanted != nil || mustMatch || journey.course.isStep || !journey.course.watched.isEmpty
             || !journey.course.ring3Stops.isEmpty || journey.course.stops.count > freeStops
         var slice: UInt64?
         if !hasCounter {
@@ -250,7 +257,7 @@ extension TimeMachine {
     }
 
     /// What a leg comes to that no kick ended. Nil: the move goes on.
-    private mutating func arrival(
+    mutating func arrival(
         after ran: Ran, _ journey: inout Journey, isStepped: Bool, _ glance: Glance?
     ) throws(ExecutionError) -> Arrival? {
         switch ran {
@@ -273,83 +280,6 @@ extension TimeMachine {
         }
     }
 
-    // MARK: Ring 3
-
-    /// Whether ring 3 is not left to itself: instructions of it are places, or may be stops.
-    private mutating func entersRing3(_ journey: borrowing Journey) throws(ExecutionError) -> Bool {
-        guard usesRing3Stops else { return false }
-        if !journey.course.ring3Stops.isEmpty { return true }
-        if let limit = journey.course.limit, limit.ring3 != nil {
-            return limit.exitCount == loop.exitCount
-        }
-        let steps = standing == .inRing3 ? ring3Steps : 0
-        return !journey.course.watched.isEmpty && steps < Self.watchedRing3Steps
-    }
-
-    /// Steps of ring 3 in one stretch after which what is watched is looked at only when it ends.
-    private static let watchedRing3Steps: UInt64 = 1 << 14
-
-    /// Goes through ring 3, which is next, to a stop in it, to where it leaves, or a step.
-    private mutating func passRing3(
-        _ journey: inout Journey, isAtStart: Bool, _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> Arrival? {
-        guard try arm(.off) else {
-            journey.isDelivered = false
-            return ending == nil && divergence == nil ? nil : lastArrival
-        }
-        stopClock()
-        let stops = journey.course.ring3Stops
-        let landmark = try tape.landmark()
-        guard journey.course.watched.isEmpty, journey.wanted == nil,
-            !isAtStart || !stops.contains(linearRIP)
-        else {
-            let glance = journey.watchesReads ? try self.glance() : nil
-            let ran = try stepRing3()
-            if case .stopped = ran, let glance { note(glance, &journey) }
-            return try finish(ran, &journey, glance, isInterrupted)
-        }
-        if let last = try lastStep(before: journey.course.limit) {
-            let ran = try walkRing3(to: last, stops, landmark, isInterrupted)
-            return try finish(ran, &journey, nil, isInterrupted)
-        }
-        let entry = try here()
-        try keep(entry)
-        switch try runRing3(stops, landmark, isInterrupted) {
-        case .left(let ran): return try finish(ran, &journey, nil, isInterrupted)
-        case .landmark(.injected(let arrival)): return arrival
-        case .landmark: return .diverged
-        case .interrupted: journey.wanted = .interrupted
-        case .stop: break
-        }
-        // Again from the entry: what has no name is no place.
-        try restore(keyframes.index(atOrBefore: entry))
-        if position != entry {
-            let back = try attempt(Course(limit: entry, keepsFrames: false)) { false }
-            guard back.isReached else { return .overshot }
-        }
-        journey.isDelivered = false
-        guard journey.wanted == nil else { return nil }
-        let ran = try walkRing3(to: .max, stops, landmark, isInterrupted)
-        return try finish(ran, &journey, nil, isInterrupted)
-    }
-
-    /// Which step of the stretch of ring 3 that is next is the limit; nil: it is not in that.
-    private mutating func lastStep(before limit: Position?) throws(ExecutionError) -> UInt64? {
-        guard let limit, let step = limit.ring3, limit.exitCount == loop.exitCount,
-            limit.instructions == (try ticks()) &+ (isInRing3 ? 0 : 1)
-        else { return nil }
-        return step
-    }
-
-    private mutating func finish(
-        _ ran: Ran, _ journey: inout Journey, _ glance: Glance?, _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> Arrival? {
-        if case .kicked = ran {
-            return try lookAround(&journey, slice: nil, bound: nil, isInterrupted)
-        }
-        return try arrival(after: ran, &journey, isStepped: true, glance)
-    }
-
     private static let singleStep = GuestDebug(singleStep: true)
 
     /// What a step or a hit of a breakpoint comes to.
@@ -368,50 +298,8 @@ extension TimeMachine {
         return .breakpoint(rip)
     }
 
-    /// Whether a step executed the instruction that was next, and did not raise a fault instead: that
-    /// counts, and so does the first of its handler.
-    private mutating func isExecuted(
-        _ glance: Glance, since count: UInt64, isAlone: Bool
-    ) throws(ExecutionError) -> Bool {
-        guard hasCounter, isAlone, let accesses = glance.accesses, !accesses.isRepeated else {
-            return true
-        }
-        return try ticks() &- count == 1
-    }
-
-    /// Notes what of the watched bytes an instruction touched.
-    private func note(_ glance: Glance, _ journey: inout Journey) {
-        // SAFETY: the page's registers do not change before the next run.
-        let count = unsafe machine.cpu.registersPointer.pointee[.rcx]
-        for piece in glance.pieces(countAfter: count) {
-            journey.touches.add(
-                piece, journey.course.watched, system: glance.system, memory: machine.memory)
-        }
-    }
-
-    /// The first of the watchpoints that was touched since the last place.
-    private mutating func touch(_ journey: inout Journey) throws(ExecutionError) -> Arrival? {
-        guard !journey.course.watched.isEmpty else { return nil }
-        for (index, watchpoint) in journey.course.watched.enumerated() {
-            let now = bytes(of: watchpoint)
-            let old = journey.contents[index]
-            journey.contents[index] = now
-            var address = watchpoint.kind == .change ? nil : journey.touches.first[index]
-            if address == nil, watchpoint.kind != .read, now != old {
-                let offset = zip(old, now).enumerated().first { $1.0 != $1.1 }?.offset ?? 0
-                address = GuestPhysicalAddress(watchpoint.address.rawValue &+ UInt64(offset))
-            }
-            guard let address else { continue }
-            journey.touchedAfter = journey.placeBefore
-            return .touch(WatchHit(watchpoint: watchpoint, address: address, old: old, new: now))
-        }
-        journey.touches.clear()
-        journey.placeBefore = try here()
-        return nil
-    }
-
     /// After a kick: whether to stop, and whether to make a keyframe.
-    private mutating func lookAround(
+    mutating func lookAround(
         _ journey: inout Journey, slice: UInt64?, bound: UInt64?, _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival? {
         if case .paused = journey.wanted {
@@ -441,7 +329,7 @@ extension TimeMachine {
     }
 
     /// Arms what is to stop the guest; false where exits came first.
-    private mutating func arm(_ debug: GuestDebug) throws(ExecutionError) -> Bool {
+    mutating func arm(_ debug: GuestDebug) throws(ExecutionError) -> Bool {
         guard debug != armed else { return true }
         let exits = loop.exitCount
         if let arrival = try settle() {
@@ -452,164 +340,5 @@ extension TimeMachine {
         try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(debug) }
         armed = debug
         return true
-    }
-
-    // MARK: Running
-
-    enum Ran {
-        /// An exit was taken; what it came to, if it was the last.
-        case exit(Arrival?)
-        /// A breakpoint or a step.
-        case stopped
-        /// The guest was interrupted; nothing is pending.
-        case kicked
-        /// It came to memory that is shielded.
-        case shielded
-    }
-
-    mutating func run(slice: UInt64?) throws(ExecutionError) -> Ran {
-        let before = slice == nil ? 0 : try ticks()
-        let start = slice == nil ? 0 : HostThread.monotonicNanoseconds()
-        let step: RunStep
-        do throws(KVMError) {
-            if let shield {
-                let free = try shield.run(&machine.cpu, &loop.other, machine.memory)
-                guard let free else { return .shielded }
-                step = free
-            } else {
-                step = try machine.cpu.run(other: &loop.other)
-            }
-        } catch { throw .kvm(error) }
-        switch step {
-        case .interrupted:
-            _ = machine.cpu.acknowledgeKick()
-            isTimerSet = false
-            standing = hasCounter || armed.singleStep ? .afterKick : .lost
-            if slice != nil { noteSpeed(since: start, instructions: try ticks() &- before) }
-            return .kicked
-        case .other:
-            if case .debug(let stop) = loop.other, try tape.nextRewriting() != stop.pc {
-                if try loop.isSyscall(at: stop.pc, &machine.cpu, memory: machine.memory) { break }
-                standing = .afterStop
-                return .stopped
-            }
-            if RunLoop.isUncounted(loop.other) {
-                standing = hasCounter || armed.singleStep ? .afterKick : .lost
-                return .kicked
-            }
-        case .io, .mmio: break
-        }
-        return .exit(try take(step))
-    }
-
-    /// One step, which leaves no trace in the guest.
-    private mutating func runStep() throws(ExecutionError) -> Ran {
-        let isFromStop = standing == .afterStop && hasCounter
-        let count = try ticks()
-        let trace = StepTrace(
-            registers: machine.currentRegisters, system: machine.currentSystemRegisters)
-        let ran = try run(slice: nil)
-        guard case .stopped = ran else {
-            trace.hide(machine.memory)
-            return ran
-        }
-        let counted = try ticks() &- count
-        try kvm { () throws(KVMError) in
-            try trace.hideAll(
-                &machine.cpu, machine.memory, counted: counted, isFromStop: isFromStop)
-        }
-        return ran
-    }
-
-    private mutating func noteSpeed(since start: UInt64, instructions: UInt64) {
-        guard instructions >= 16 else { return }
-        let each = (HostThread.monotonicNanoseconds() &- start) / instructions
-        nanosecondsPerInstruction = max(
-            Self.fastestNanoseconds, min(nanosecondsPerInstruction, each))
-    }
-
-    /// Answers an exit, and compares it; what the move comes to, if it was the last.
-    @inline(__always)
-    mutating func take(_ step: RunStep) throws(ExecutionError) -> Arrival? {
-        let outcome = try loop.take(
-            step, &machine.cpu, &tape, memory: machine.memory, entered: 0, returned: 0)
-        replayedExits &+= 1
-        if hasCounter {
-            let before = spanStart
-            do throws(KVMError) { spanStart = try machine.cpu.progress() ?? 0 } catch {
-                throw .kvm(error)
-            }
-            lastSpan = spanStart &- before
-        } else {
-            lastSpan = steps
-            steps = 0
-        }
-        standing = .atExit
-        if loop.mendsSyscall, outcome == nil {
-            try loop.watchSyscalls(&machine.cpu, isListenedTo: true, memory: machine.memory)
-        }
-        guard let outcome else { return nil }
-        return try conclude(outcome)
-    }
-
-    /// Finishes what the last exit left pending; further exits are taken. What the move comes to, if
-    /// one of them was the last.
-    mutating func settle() throws(ExecutionError) -> Arrival? {
-        while true {
-            let settlement = try kvm { () throws(KVMError) in try machine.cpu.settle() }
-            guard case .exit(let exit) = settlement else { return nil }
-            // A step that ends with the instruction that was pending.
-            if case .debug = exit { continue }
-            if RunLoop.isUncounted(exit) { continue }
-            if let arrival = try take(RunStep(exit, other: &loop.other)) { return arrival }
-        }
-    }
-
-    /// Gives the CPU the interrupt that the tape has at this exit.
-    private mutating func deliver() throws(ExecutionError) -> Arrival? {
-        let exits = loop.exitCount
-        if let arrival = try settle() { return arrival }
-        guard exits == loop.exitCount, ending == nil else { return nil }
-        let place = tape.place
-        let outcome = try loop.deliverAtExit(&machine.cpu, &tape, memory: machine.memory)
-        if tape.place != place { standing = .afterKick }
-        guard let outcome else { return nil }
-        return try conclude(outcome)
-    }
-
-    private mutating func setTimer(_ slice: UInt64?) throws(ExecutionError) {
-        if began == nil { began = HostThread.monotonicNanoseconds() }
-        guard slice != nil || !isTimerSet else { return }
-        try kvm { () throws(KVMError) in
-            try machine.cpu.armKick(nanoseconds: slice ?? Self.lookNanoseconds)
-        }
-        isTimerSet = true
-    }
-
-    /// Counts the time since the guest began to run freely.
-    mutating func stopClock() {
-        guard let start = began else { return }
-        guestNanoseconds &+= HostThread.monotonicNanoseconds() &- start
-        began = nil
-    }
-
-    /// Ends a move: nothing is armed, and what can be read holds good.
-    private mutating func comeToRest() throws(ExecutionError) {
-        stopClock()
-        if isTimerSet {
-            try kvm { () throws(KVMError) in try machine.cpu.armKick(nanoseconds: 0) }
-            isTimerSet = false
-        }
-        _ = machine.cpu.acknowledgeKick()
-        if divergence == nil, ending == nil {
-            _ = try settle()
-        } else {
-            try machine.cpu.abandon()
-        }
-        if armed != .off {
-            try kvm { () throws(KVMError) in try machine.cpu.setGuestDebug(.off) }
-            armed = .off
-        }
-        position = try here()
     }
 }

@@ -63,103 +63,8 @@ extension TimeMachine {
         return try leave(stop, steps: steps)
     }
 
-    /// Steps through ring 3, which is next: to a step of this number, to an address, or to where the
-    /// registers are a landmark's. One step is made in any case.
-    mutating func walkRing3(
-        to last: UInt64, _ addresses: [GuestVirtualAddress], _ landmark: Landmark?,
-        _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> Ran {
-        let search = landmark.map { LandmarkSearch($0) }
-        try kvm { () throws(KVMError) in
-            try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
-        }
-        isTimerSet = true
-        while true {
-            let ran = try stepRing3()
-            if case .kicked = ran {
-                if isInterrupted() { return ran }
-                try kvm { () throws(KVMError) in
-                    try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
-                }
-                continue
-            }
-            guard case .stopped = ran, standing == .inRing3 else { return ran }
-            if ring3Steps >= last || addresses.contains(linearRIP)
-                || search?.matches(machine.currentRegisters) ?? false
-            {
-                return ran
-            }
-        }
-    }
-
-    /// What a run through ring 3 came to.
-    enum Ring3Run {
-        /// To its end, or nowhere.
-        case left(Ran)
-        /// To the place of an interrupt that the tape has.
-        case landmark(Injection)
-        /// To a breakpoint, nobody knows after how many steps.
-        case stop
-        /// Somebody asked for it.
-        case interrupted
-    }
-
-    /// Runs ring 3, which is next, until something of interest.
-    mutating func runRing3(
-        _ addresses: [GuestVirtualAddress], _ landmark: Landmark?, _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> Ring3Run {
-        let wanted = addresses.map(\.rawValue)
-        let planted = wanted + (landmark.map { [$0.registers.rip] } ?? [])
-        let search = landmark.map { LandmarkSearch($0) }
-        while true {
-            let stop = try withRing3Stops { machine, stops throws(ExecutionError) in
-                for address in planted {
-                    _ = try stops.plant(
-                        address, system: machine.currentSystemRegisters, memory: machine.memory)
-                }
-                try kvm { () throws(KVMError) in
-                    try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
-                }
-                let registers = machine.currentRegisters
-                let isPlanted = planted.contains(registers.rip)
-                let isInside = machine.currentSystemRegisters.cpl == 3
-                return isPlanted && isInside
-                    ? try stops.step(&machine.cpu, machine.memory)
-                    : try stops.run(&machine.cpu, machine.memory)
-            }
-            isTimerSet = true
-            let registers = machine.currentRegisters
-            switch stop {
-            case .breakpoint, .stepped:
-                if wanted.contains(registers.rip) { return .stop }
-                guard let landmark, search?.matches(registers) ?? false,
-                    try isWhole(landmark, registers)
-                else { continue }
-                return .landmark(try reachRing3(landmark))
-            case .kicked:
-                _ = machine.cpu.acknowledgeKick()
-                if isInterrupted() { return .interrupted }
-            case .exit(let exit) where RunLoop.isUncounted(exit): continue
-            case .raised, .exit: return .left(try leave(stop, steps: 0))
-            }
-        }
-    }
-
-    /// Whether all of the state is a landmark's, registers apart.
-    mutating func isWhole(
-        _ landmark: Landmark, _ registers: GeneralRegisters
-    ) throws(ExecutionError) -> Bool {
-        _ = try settle()
-        let memory = try machine.memoryDigest()
-        var state = try kvm { () throws(KVMError) in
-            try MachineState(&machine.cpu, memory: memory)
-        }
-        state.registers = registers
-        return state.digest == landmark.state
-    }
-
     /// Does something with the interrupt table out of force.
-    private mutating func withRing3Stops(
+    mutating func withRing3Stops(
         _ body: (inout GuestMachine, inout Ring3Stops) throws(ExecutionError) -> Ring3Stops.Stop
     ) throws(ExecutionError) -> Ring3Stops.Stop {
         var stops = Ring3Stops()
@@ -174,13 +79,13 @@ extension TimeMachine {
     }
 
     /// Goes on from a stop, to the next instruction that is a place.
-    private mutating func leave(
+    mutating func leave(
         _ stop: Ring3Stops.Stop, steps: UInt64
     ) throws(ExecutionError) -> Ran {
         switch stop {
         case .breakpoint, .stepped:
             standing = .inRing3
-            ring3Steps = steps
+            if way == nil { ring3Steps = steps } else { way?.step() }
             return .stopped
         case .kicked:
             _ = machine.cpu.acknowledgeKick()
@@ -224,4 +129,42 @@ extension TimeMachine {
             system: system, memory: machine.memory)
         return bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) }
     }
+}
+
+/// The code of ring 3 as it is stepped through, each page looked up once.
+struct Ring3Code {
+    private let system: SystemRegisters
+    private var page: (linear: UInt64, physical: GuestPhysicalAddress)?
+
+    init(_ system: SystemRegisters) { self.system = system }
+
+    /// Whether the instruction at an address, or what is taken for it, is PUSHF or SYSCALL, of which
+    /// a step shows; where that does not show from one page, too.
+    mutating func needsCare(at address: UInt64, _ memory: borrowing GuestMemory) -> Bool {
+        let linear = address & ~0xFFF
+        if page?.linear != linear {
+            guard
+                let mapping = PageWalk.mapping(
+                    of: GuestVirtualAddress(linear), system: system, memory: memory)
+            else { return true }
+            page = (linear, mapping.address)
+        }
+        let offset = address & 0xFFF
+        guard let page, offset <= 0x1000 - Self.byteCount,
+            // SAFETY: the bytes are read at once, and lie in RAM.
+            let host = unsafe memory.host(
+                GuestPhysicalAddress(page.physical.rawValue + offset), count: Int(Self.byteCount))
+        else { return true }
+        let bytes = unsafe host.loadUnaligned(as: UInt32.self)
+        for index in 0..<UInt32(Self.byteCount) - 1 {
+            let byte = UInt8(truncatingIfNeeded: bytes >> (index * 8))
+            // Operand size, REX.
+            if byte == 0x66 || byte & 0xF0 == 0x40 { continue }
+            let next = UInt8(truncatingIfNeeded: bytes >> (index * 8 + 8))
+            return byte == 0x9C || byte == 0x0F && next == 0x05
+        }
+        return true
+    }
+
+    private static let byteCount: UInt64 = 4
 }

@@ -51,6 +51,7 @@ extension TimeMachine {
             return try stop(
                 forward(Course(stops: breakpoints), isInterrupted: isInterrupted))
         }
+        if let arrival = try leaveStretch(isInterrupted) { return try stop(arrival) }
         while true {
             // Run a while without stops, then again with them where there may be any.
             let start = position
@@ -90,6 +91,25 @@ extension TimeMachine {
             }
             guard case .paused = first else { return try stop(first) }
         }
+    }
+
+    /// From a place in ring 3 that has no name, whose stretch cannot be run twice to the same place:
+    /// on to the first place that has one. Nil: it stands there, and nothing came before.
+    private mutating func leaveStretch(
+        _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival? {
+        if way != nil, !watchpoints.isEmpty {
+            guard try name(isInterrupted: isInterrupted) else { return .interrupted }
+        }
+        while way != nil {
+            let arrival = try forward(
+                Course(
+                    stops: breakpoints, ring3Stops: inRing3(breakpoints),
+                    pause: Self.lookNanoseconds),
+                isInterrupted: isInterrupted)
+            guard case .paused = arrival else { return arrival }
+        }
+        return nil
     }
 
     /// The first hit in a stretch, where the machine then stands; nil where there is none.
@@ -155,6 +175,17 @@ extension TimeMachine {
     private mutating func reverse(
         stops: [GuestVirtualAddress], watched: [Watchpoint], _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> TravelStop {
+        if let way {
+            if watched.isEmpty {
+                let hit = try lastHit(of: stops, on: way, isInterrupted)
+                if hit.isInterrupted || hit.way != nil {
+                    return try backTo(hit.way, orTo: way, isInterrupted: hit.isInterrupted)
+                }
+                _ = try go(to: position, isInterrupted: { false })
+            } else {
+                guard try name(isInterrupted: isInterrupted) else { return .interrupted }
+            }
+        }
         var end = position
         /// What watched pages were written since the keyframe before `end` is not known of the
         /// stretch where the machine stands.
@@ -168,7 +199,7 @@ extension TimeMachine {
             if !isTouched {
                 isTouched = try mayBeRead(watched + code(at: ring3Stops), since: start)
             }
-            var last: (position: Position, stop: TravelStop)?
+            var last: LastHit?
             if isTouched {
                 try restore(keyframes.index(atOrBefore: start))
                 let failed = try lastHit(
@@ -182,6 +213,10 @@ extension TimeMachine {
                         before: end, group, [], [], into: &last, isInterrupted)
                     if let failed { return failed }
                 }
+            }
+            if let last, let way = last.way {
+                try go(along: way)
+                return last.stop
             }
             if let last {
                 let arrival = try go(to: last.position, isInterrupted: { false })
@@ -200,18 +235,45 @@ extension TimeMachine {
         return .historyBegin
     }
 
+    /// The nearest stop so far on the way back.
+    private struct LastHit {
+        var position: Position
+        /// How to come there, where it has no name.
+        var way: Ring3Way?
+        var stop: TravelStop
+    }
+
+    /// Back to a hit in the stretch of ring 3 in which the machine stood, or to where it stood.
+    private mutating func backTo(
+        _ hit: Ring3Way?, orTo way: Ring3Way, isInterrupted: Bool
+    ) throws(ExecutionError) -> TravelStop {
+        guard !isInterrupted, let hit else {
+            try go(along: way)
+            return .interrupted
+        }
+        if hit.legs.isEmpty {
+            _ = try go(to: hit.entry, isInterrupted: { false })
+        } else {
+            try go(along: hit)
+        }
+        return .breakpoint(linearRIP)
+    }
+
     /// The last stop from here to before a position; where bytes are watched, instruction by
     /// instruction.
     private mutating func lastHit(
         before end: Position, _ stops: [GuestVirtualAddress],
         _ ring3Stops: [GuestVirtualAddress], _ watched: [Watchpoint],
-        into last: inout (position: Position, stop: TravelStop)?, _ isInterrupted: () -> Bool
+        into last: inout LastHit?, _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> TravelStop? {
-        func note(_ place: Position, _ address: GuestVirtualAddress) {
-            guard place < end, last.map({ $0.position < place }) ?? true else { return }
-            last = (place, .breakpoint(address))
+        func note(_ place: Position, _ way: Ring3Way?, _ address: GuestVirtualAddress) {
+            // A place without a name is behind those that were seen before it.
+            guard place < end, way != nil || last.map({ $0.position < place }) ?? true else {
+                return
+            }
+            last = LastHit(position: place, way: way, stop: .breakpoint(address))
         }
-        if stops.contains(linearRIP), try !isInterruptNext() { note(position, linearRIP) }
+        if stops.contains(linearRIP), try !isInterruptNext() { note(position, way, linearRIP) }
         while true {
             let arrival = try forward(
                 Course(
@@ -219,10 +281,10 @@ extension TimeMachine {
                     keepsFrames: watched.isEmpty && ring3Stops.isEmpty),
                 isInterrupted: isInterrupted)
             switch arrival {
-            case .breakpoint(let address): note(position, address)
+            case .breakpoint(let address): note(position, way, address)
             case .touch(let hit):
                 guard let place = touchedAfter, position <= end else { return nil }
-                last = (place, .watchpoint(hit))
+                last = LastHit(position: place, way: nil, stop: .watchpoint(hit))
             case .interrupted, .diverged: return try stop(arrival)
             default: return nil
             }

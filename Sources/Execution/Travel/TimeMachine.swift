@@ -54,7 +54,7 @@ public struct TimeMachine: ~Copyable {
     /// How far the way is that the machine goes; from any thread.
     public let progress: ReplayProgress
 
-    /// Where the machine stands.
+    /// Where the machine stands; where in ring 3, only if ``isNamed``.
     public internal(set) var position = Position.begin
     /// The run ends here, and how; nil elsewhere.
     public internal(set) var ending: Ending?
@@ -77,10 +77,13 @@ public struct TimeMachine: ~Copyable {
     var steps: UInt64 = 0
     /// Instructions between the last two exits.
     var lastSpan: UInt64 = 0
-    /// Steps since ring 3 was entered, where the machine stands in ring 3.
+    /// Steps since ring 3 was entered, where the machine stands in ring 3; at least, where the place
+    /// has no name yet.
     var ring3Steps: UInt64 = 0
     /// How it came to stand where it does.
-    var standing = Standing.atExit
+    var standing = Standing.atExit { didSet { if standing != .inRing3 { way = nil } } }
+    /// How ring 3 was run to where the machine stands, where that has no name yet; nil: it has.
+    var way: Ring3Way?
     /// What a move came to while it was being prepared.
     var lastArrival = Arrival.reached
     /// The last place before watched bytes were touched.

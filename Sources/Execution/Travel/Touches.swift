@@ -185,4 +185,46 @@ extension TimeMachine {
             accesses: Disassembler(for: system).decodeAccesses(code), registers: registers,
             system: system)
     }
+
+    /// Whether a step executed the instruction that was next, and did not raise a fault instead: that
+    /// counts, and so does the first of its handler.
+    mutating func isExecuted(
+        _ glance: Glance, since count: UInt64, isAlone: Bool
+    ) throws(ExecutionError) -> Bool {
+        guard hasCounter, isAlone, let accesses = glance.accesses, !accesses.isRepeated else {
+            return true
+        }
+        return try ticks() &- count == 1
+    }
+
+    /// Notes what of the watched bytes an instruction touched.
+    func note(_ glance: Glance, _ journey: inout Journey) {
+        // SAFETY: the page's registers do not change before the next run.
+        let count = unsafe machine.cpu.registersPointer.pointee[.rcx]
+        for piece in glance.pieces(countAfter: count) {
+            journey.touches.add(
+                piece, journey.course.watched, system: glance.system, memory: machine.memory)
+        }
+    }
+
+    /// The first of the watchpoints that was touched since the last place.
+    mutating func touch(_ journey: inout Journey) throws(ExecutionError) -> Arrival? {
+        guard !journey.course.watched.isEmpty else { return nil }
+        for (index, watchpoint) in journey.course.watched.enumerated() {
+            let now = bytes(of: watchpoint)
+            let old = journey.contents[index]
+            journey.contents[index] = now
+            var address = watchpoint.kind == .change ? nil : journey.touches.first[index]
+            if address == nil, watchpoint.kind != .read, now != old {
+                let offset = zip(old, now).enumerated().first { $1.0 != $1.1 }?.offset ?? 0
+                address = GuestPhysicalAddress(watchpoint.address.rawValue &+ UInt64(offset))
+            }
+            guard let address else { continue }
+            journey.touchedAfter = journey.placeBefore
+            return .touch(WatchHit(watchpoint: watchpoint, address: address, old: old, new: now))
+        }
+        journey.touches.clear()
+        journey.placeBefore = try here()
+        return nil
+    }
 }

@@ -15,7 +15,7 @@ enum MonitorAnswers {
         _ command: MonitorCommand, _ run: inout RecordedRun, _ interrupt: InterruptFlag
     ) throws(DebugError) -> MonitorReply {
         switch command {
-        case .when: return MonitorReply("position \(run.whereabouts())\n")
+        case .when: return try when(&run, interrupt)
         case .goTo(let destination): return try go(to: destination, &run, interrupt)
         case .exits(let range): return try exits(range ?? around(run), run)
         case .exit(let number): return try exit(number, run)
@@ -32,6 +32,18 @@ enum MonitorAnswers {
             return MonitorReply(stream.text)
         case .info: return info(run)
         }
+    }
+
+    /// Deep in ring 3 the name of the place is counted now that somebody asks.
+    private static func when(
+        _ run: inout RecordedRun, _ interrupt: InterruptFlag
+    ) throws(DebugError) -> MonitorReply {
+        let isNamed: Bool
+        do throws(ExecutionError) {
+            isNamed = try run.machine.name { interrupt.isRaised }
+        } catch { throw DebugError("\(error)") }
+        let note = isNamed ? "" : " (interrupted while its steps were counted)"
+        return MonitorReply("position \(run.whereabouts())\(note)\n")
     }
 
     // MARK: Going

@@ -46,7 +46,7 @@ struct RecordedRun: ~Copyable {
     /// The position, and what runs next: `12+345, next 00100030 uart_write+0x10 (io.c:4)`.
     func whereabouts() -> String {
         let address = machine.instructionAddress.rawValue
-        var text = "\(machine.position), next \(RunText.hex(address, digits: 8))"
+        var text = "\(machine.positionText), next \(RunText.hex(address, digits: 8))"
         if let name = names.name(of: address) { text += " \(name.text)" }
         if machine.ending != nil { text += ", the end of the run" }
         return text

@@ -58,7 +58,7 @@ struct ReplayDebug {
             if endpoint == .standardStreams { return }
             if !isQuiet {
                 Message.line(
-                    "vmtape: the debugger left at \(target.run.machine.position); waiting for "
+                    "vmtape: the debugger left at \(target.run.machine.positionText); waiting for "
                         + "another (Ctrl-C ends)")
             }
         }
