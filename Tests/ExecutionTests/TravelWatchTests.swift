@@ -244,7 +244,9 @@ struct TravelWatchTests {
         var wanted: [(exit: UInt64, watchpoint: Watchpoint, bytes: [UInt8])] = []
         var cursor = try machine.reader.events()
         while let event = try cursor.next() {
-            guard case .completion(let range) = event, let exit = cursor.exitNumber else { continue }
+            guard case .completion(let range) = event, let exit = cursor.exitNumber else {
+                continue
+            }
             for case .memory(let place, let bytes) in cursor.changes(range) {
                 guard let watchpoint = Watchpoint(place, count: bytes.count) else { continue }
                 wanted.append((exit, watchpoint, bytes))

@@ -29,10 +29,11 @@ import Testing
         #expect(inOrder.shuffled().sorted() == inOrder)
     }
 
-    @Test(arguments: [
-        ("12+3.0", 12, 3, 0), ("0+0.1", 0, 0, 1), ("12+345.6789", 12, 345, 6789),
-        ("1+2.18446744073709551615", 1, 2, UInt64.max),
-    ] as [(String, UInt64, UInt64, UInt64)])
+    @Test(
+        arguments: [
+            ("12+3.0", 12, 3, 0), ("0+0.1", 0, 0, 1), ("12+345.6789", 12, 345, 6789),
+            ("1+2.18446744073709551615", 1, 2, UInt64.max),
+        ] as [(String, UInt64, UInt64, UInt64)])
     func `places in ring 3 have steps`(
         text: String, exit: UInt64, instructions: UInt64, steps: UInt64
     ) throws {
