@@ -42,6 +42,7 @@ struct Seeds {
         case .tail:
             let recording = Self.record(events: Self.someEvents)
             return [("rows", TailTarget.input(fromTail: recording.tail))]
+        case .keyframes: return [("two", Self.keyframes())]
         case .image:
             let guests = Self.guests.compactMap { name in
                 contents(of: "\(samples)/\(name)").map { (name, [0, 6, 1] + $0) }
@@ -165,7 +166,7 @@ struct Seeds {
     }
 
     /// A complete trace with events of every kind.
-    private static func complete(timing: Bool) -> [UInt8] {
+    static func complete(timing: Bool) -> [UInt8] {
         let path = path()
         // SAFETY: Swift passes a NUL-terminated string.
         defer { unsafe unlink(path) }
@@ -185,6 +186,35 @@ struct Seeds {
                 EndRecord(
                     reason: .halted, guestStatus: 3, registers: GeneralRegisters(),
                     system: SystemRegisters()), memory: memory)
+        } catch { complain("vmtape-fuzz: \(error)") }
+        return contents(of: path) ?? []
+    }
+
+    /// Two keyframes and three pages, one of which both have.
+    private static func keyframes() -> [UInt8] {
+        let path = path()
+        // SAFETY: Swift passes a NUL-terminated string.
+        defer { unsafe unlink(path) }
+        do {
+            var writer = try KeyframeFileWriter(path: path, key: KeyframesTarget.key)
+            for seed: UInt8 in 1...3 {
+                let page = [UInt8](repeating: seed, count: 4096)
+                // SAFETY: the pointer covers one page during the call.
+                _ = try unsafe page.withUnsafeBytes { try unsafe writer.add(page: $0) }
+            }
+            for number: UInt64 in 0..<2 {
+                try writer.add(
+                    KeyframeRecord(
+                        position: Position(
+                            exitCount: 3 + number, instructions: 17, ring3: number == 0 ? nil : 4),
+                        memory: Digest128(low: 5, high: 6),
+                        parts: [.init(tag: 16, words: [1, .max]), .init(tag: 30, words: [])],
+                        pages: [
+                            .init(slot: 0, content: 0), .init(slot: 9, content: nil),
+                            .init(slot: 30, content: UInt32(number) + 1),
+                        ], written: [0, 9, 12, 30]))
+            }
+            _ = try writer.finish()
         } catch { complain("vmtape-fuzz: \(error)") }
         return contents(of: path) ?? []
     }

@@ -6,6 +6,8 @@ enum Target: String, CaseIterable {
     case trace
     /// The trace reader over rows in a side file.
     case tail
+    /// The reader of keyframe files.
+    case keyframes
     /// Recognition and loading of guest images, gzip included.
     case image
     /// The filter language.
@@ -20,6 +22,7 @@ enum Target: String, CaseIterable {
         switch self {
         case .trace: TraceTarget.run(input)
         case .tail: TailTarget.run(input)
+        case .keyframes: KeyframesTarget.run(input)
         case .image: ImageTarget.run(input)
         case .filter: FilterTarget.run(input)
         case .symbols: SymbolsTarget.run(input)

@@ -80,8 +80,8 @@ enum TraceTarget {
     // MARK: Checksums
 
     /// Recomputes the checks of the prelude and of every block that can be found from one to the
-    /// next (FORMAT.md, "Prelude" and "Block header").
-    private static func seal(_ bytes: inout [UInt8]) {
+    /// next (FORMAT.md, "Prelude" and "Block header"), which a keyframe file has too.
+    static func seal(_ bytes: inout [UInt8]) {
         guard bytes.count >= 64 else { return }
         put(hash(bytes[0..<56]), &bytes, at: 56)
         let identity = word(bytes, at: 24)

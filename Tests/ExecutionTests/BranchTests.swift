@@ -294,6 +294,22 @@ struct BranchTests {
         }
     }
 
+    @Test(arguments: [(0, 0), (0, 1), (20, 0), (20, 9)] as [(UInt64, UInt64)])
+    func `a run goes live in ring 3`(_ first: UInt64, _ steps: UInt64) throws {
+        let host = try Host()
+        // It faults and writes to a port each round: many stretches of ring 3.
+        let tape = try PCGuest.sample("preempted-ring3", "20 3").record(host, .host)
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
+        guard machine.usesRing3Stops else { return }
+        _ = try machine.seek(to: Position(exitCount: 12 + first))
+        for _ in 0..<4000 where machine.position.ring3 != steps { _ = try machine.step() }
+        let position = machine.position
+        #expect(position.ring3 == steps)
+        let child = try Self.leave(host, tape, at: position, .host)
+        let taken = try PCTape.vectors(child.path).count
+        #expect(child.printed.hasPrefix("\(taken) ticks, "), "\(position): \(child.printed)")
+    }
+
     /// Leaves a tape at a place between two exits: the run must come to its end, and its trace must
     /// be good, and the tape's up to there.
     @discardableResult

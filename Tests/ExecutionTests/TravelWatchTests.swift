@@ -1,3 +1,4 @@
+import Devices
 import Guest
 import KVM
 import Machine
@@ -161,6 +162,119 @@ struct TravelWatchTests {
             #expect(hits == same)
             #expect(positions == samePositions)
             machine.removeWatchpoint(watchpoint)
+        }
+    }
+
+    /// Its memory is written by the serial port's answers, by itself and by fw_cfg.
+    private static let served: [UInt8] = [
+        0xBF, 0x00, 0x30,  // 00: mov di, 0x3000
+        0xB9, 0x04, 0x00,  // 03: mov cx, 4
+        0xBA, 0xFD, 0x03,  // 06: mov dx, 0x3fd
+        0xF3, 0x6C,  // 09: rep insb
+        0xC6, 0x06, 0x10, 0x30, 0x05,  // 0b: mov byte [0x3010], 5
+        // 10: what fw_cfg is to do, numbers big-endian: select 0, read 4 bytes to 0x3020
+        0x66, 0xC7, 0x06, 0x00, 0x20, 0x00, 0x00, 0x00, 0x0A,
+        0x66, 0xC7, 0x06, 0x04, 0x20, 0x00, 0x00, 0x00, 0x04,
+        0x66, 0xC7, 0x06, 0x08, 0x20, 0x00, 0x00, 0x00, 0x00,
+        0x66, 0xC7, 0x06, 0x0C, 0x20, 0x00, 0x00, 0x30, 0x20,
+        0xBA, 0x14, 0x05,  // 34: mov dx, 0x514
+        0x66, 0x31, 0xC0,  // 37: xor eax, eax
+        0x66, 0xEF,  // 3a: out dx, eax
+        0xBA, 0x18, 0x05,  // 3c: mov dx, 0x518
+        0x66, 0xB8, 0x00, 0x00, 0x20, 0x00,  // 3f: mov eax, 0x200000
+        0x66, 0xEF,  // 45: out dx, eax
+        0xE6, 0x80,  // 47: out 0x80, al
+        0xF4,  // 49: hlt
+    ]
+
+    @Test func `what answers and devices write is found in both directions`() throws {
+        let host = try Host()
+        let directory = try TemporaryDirectory()
+        let path = directory.file("guest.vmtape")
+        var configuration = LiveConfiguration(
+            plan: try TestGuest.flat(Self.served, in: directory).plan())
+        // Many times what it makes: a test ends, whatever happens.
+        configuration.exitLimit = 1000
+        var pc = PCConfiguration(
+            memoryBelow4GiB: configuration.plan.ram.lowLength, memoryAbove4GiB: 0)
+        pc.offersFirmwareDMA = true
+        let devices = try DeviceSet(
+            .init(
+                serial: ConsoleOutput.Target.none, debugConsole: ConsoleOutput.Target.none,
+                machine: .pc, pc: pc))
+        _ = try RecordSession(
+            host: host, configuration: configuration, devices: devices,
+            recording: RecordSession.Recording(path: path)
+        ).run(SessionCallbacks())
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: path))
+        let base = machine.instructionAddress.rawValue
+        let wanted: [(address: UInt64, count: Int, place: UInt64, new: [UInt8], isAtExit: Bool)] = [
+            (0x3002, 1, 0x09, [0x60], true), (0x3000, 4, 0x09, [0x60, 0x60, 0x60, 0x60], true),
+            (0x3010, 1, 0x0B, [5], false), (0x3020, 4, 0x45, Array("QEMU".utf8), true),
+        ]
+        for want in wanted {
+            let place = GuestPhysicalAddress(want.address)
+            let watchpoint = try #require(Watchpoint(place, count: want.count))
+            machine.insertWatchpoint(watchpoint)
+            let (hits, after) = try forwards(&machine)
+            let found = try backwards(&machine, from: base)
+            machine.removeWatchpoint(watchpoint)
+            #expect(hits.count == 1 && found.hits == hits, "\(hits)")
+            #expect(found.places == [want.place])
+            let hit = try #require(hits.first)
+            #expect(hit.new == want.new && hit.old == want.new.map { _ in 0 })
+            #expect((hit.exit != nil) == want.isAtExit, "\(want.address)")
+            if want.isAtExit { #expect(hit.exit == found.before[0].exitCount) }
+            // The two ways lead to neighbours.
+            _ = try machine.seek(to: found.before[0])
+            _ = try machine.step()
+            #expect(machine.position == after[0])
+            // What wrote last is found from the end, and from far behind it.
+            _ = try machine.seekEnd()
+            #expect(try machine.seekLastWrite(watchpoint).word == "watchpoint")
+            #expect(machine.position == found.before[0])
+        }
+    }
+
+    @Test func `what completions write is found in both directions`() throws {
+        let host = try Host()
+        let trip = try Trip(host, "gaps")
+        var machine = try trip.machine(host)
+        // The memory that each completion wrote.
+        var wanted: [(exit: UInt64, watchpoint: Watchpoint, bytes: [UInt8])] = []
+        var cursor = try machine.reader.events()
+        while let event = try cursor.next() {
+            guard case .completion(let range) = event, let exit = cursor.exitNumber else {
+                continue
+            }
+            for case .memory(let place, let bytes) in cursor.changes(range) {
+                guard let watchpoint = Watchpoint(place, count: bytes.count) else { continue }
+                wanted.append((exit, watchpoint, bytes))
+            }
+        }
+        #expect(host.probe.behaviour.unemulated.isEmpty || !wanted.isEmpty)
+        for want in wanted.prefix(6) {
+            _ = try machine.seek(to: Position(exitCount: want.exit + 1))
+            let after = machine.position
+            guard case .watchpoint(let hit) = try machine.seekLastWrite(want.watchpoint) else {
+                Issue.record("\(want)")
+                continue
+            }
+            // A write of what was there already is none.
+            guard hit.exit == want.exit else {
+                #expect(hit.new == want.bytes)
+                continue
+            }
+            #expect(hit.new == want.bytes)
+            #expect(machine.position.exitCount == want.exit)
+            machine.insertWatchpoint(want.watchpoint)
+            let forwards = try machine.resume()
+            guard case .watchpoint(hit) = forwards else {
+                Issue.record("\(want): \(forwards)")
+                continue
+            }
+            #expect(machine.position == after)
+            machine.removeWatchpoint(want.watchpoint)
         }
     }
 }

@@ -12,6 +12,11 @@ import Testing
         ("", .help), ("  ", .help), ("help", .help), ("when", .command(.when)),
         ("goto begin", .command(.goTo(.position(.begin)))), ("goto end", .command(.goTo(.end))),
         ("goto 17+4", .command(.goTo(.position(Position(exitCount: 18, instructions: 4))))),
+        (
+            "goto 17+4.9",
+            .command(.goTo(.position(Position(exitCount: 18, instructions: 4, ring3: 9))))
+        ),
+        ("goto 33.3%", .command(.goTo(.share(33_300)))),
         ("goto begin+3", .command(.goTo(.position(Position(exitCount: 0, instructions: 3))))),
         ("exits", .command(.exits(nil))), ("exits 5", .command(.exits(5...5))),
         ("exits 5..9", .command(.exits(5...9))), ("exit 12", .command(.exit(12))),
@@ -32,11 +37,13 @@ import Testing
         for (text, request) in Self.good { #expect(try parse(text) == request, "\(text)") }
     }
 
+    private static let positions = "begin, end, 17, 17+4, 17+4.9 (in ring 3) or 50%"
+
     private static let bad: [(String, String)] = [
         ("nonsense", "there is no monitor command 'nonsense'; try monitor help"),
         ("when now", "monitor when: 'now' is too much; try monitor help"),
-        ("goto", "monitor goto needs a position: begin, end, 17, 17+4"),
-        ("goto -1", "'-1' is no position; write begin, end, 17 or 17+4"),
+        ("goto", "monitor goto needs a position: \(positions)"),
+        ("goto -1", "'-1' is no position; write \(positions)"),
         ("exits 9..5", "'9..5' is no range of exits; write 17 or 17..40"),
         ("exits 9.", "'9.' is no range of exits; write 17 or 17..40"),
         ("exits 0..1000", "monitor exits lists at most 1000 exits at once"),

@@ -166,6 +166,33 @@ struct DebuggerTests {
         #expect(session.part("begin").contains("position begin"), "\(session.output)")
     }
 
+    @Test func `breakpoints deep in a long stretch of ring 3 are come to both ways`() throws {
+        try record("preempted-ring3", ["--machine", "pc"], "--", "60")
+        // Once a round of the program, hundreds of thousands of instructions apart.
+        func stop(_ word: String, _ command: String) -> [String] {
+            [Self.mark(word), command, "info registers"]
+        }
+        var commands = ["monitor console off", "break compute"]
+        for number in 1...6 { commands += stop("on \(number)", "continue") }
+        for number in (1...5).reversed() { commands += stop("back \(number)", "reverse-continue") }
+        commands += ["stepi"] + stop("step", "stepi") + ["stepi"]
+        commands += stop("step back", "reverse-stepi") + stop("again 2", "continue")
+        let session = try gdb(commands, at: "20")
+        func registers(_ word: String) -> [String] {
+            session.part(word).split(separator: "\n").map(String.init).filter {
+                $0.hasPrefix("r") || $0.hasPrefix("eflags")
+            }
+        }
+        for number in 1...5 {
+            #expect(session.part("on \(number)").contains("Breakpoint 1, compute"))
+            #expect(registers("on \(number)").count >= 16, "\(session.output)")
+            #expect(registers("on \(number)") == registers("back \(number)"))
+            #expect(registers("on \(number)") != registers("on \(number + 1)"))
+        }
+        #expect(registers("step") == registers("step back"))
+        #expect(registers("again 2") == registers("on 2"), "\(session.output)")
+    }
+
     @Test func `what the guest prints is shown once, on the way forward`() throws {
         try record("swift-kernel")
         let session = try gdb(

@@ -182,7 +182,8 @@ extension TimeMachine {
         let rewriting = try tape.nextRewriting()
         let freeStops = 4 - (rewriting == nil ? 0 : 1) - (loop.syscallHandler == nil ? 0 : 1)
         var isStepped =
-            journey.wanted != nil || mustMatch || journey.course.isStep || !journey.course.watched.isEmpty
+            journey.wanted != nil || mustMatch || journey.course.isStep
+            || !journey.course.watched.isEmpty
             || !journey.course.ring3Stops.isEmpty || journey.course.stops.count > freeStops
         var slice: UInt64?
         if !hasCounter {

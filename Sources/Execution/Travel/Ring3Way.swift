@@ -170,8 +170,9 @@ extension TimeMachine {
     private mutating func go(to entry: Position) throws(ExecutionError) {
         try restore(keyframes.index(atOrBefore: entry))
         guard position != entry else { return }
-        guard try attempt(Course(limit: entry, keepsFrames: false), isInterrupted: { false })
-            .isReached, position == entry
+        guard
+            try attempt(Course(limit: entry, keepsFrames: false), isInterrupted: { false })
+                .isReached, position == entry
         else { throw Self.lost(Ring3Way(entry: entry)) }
     }
 

@@ -221,7 +221,11 @@ extension TimeMachine {
             }
             guard let address else { continue }
             journey.touchedAfter = journey.placeBefore
-            return .touch(WatchHit(watchpoint: watchpoint, address: address, old: old, new: now))
+            let isAtExit = loop.exitCount > journey.placeBefore.exitCount
+            return .touch(
+                WatchHit(
+                    watchpoint: watchpoint, address: address, old: old, new: now,
+                    exit: isAtExit ? loop.exitCount - 1 : nil))
         }
         journey.touches.clear()
         journey.placeBefore = try here()

@@ -29,6 +29,9 @@ public struct WatchHit: Equatable, Sendable {
     public var old: [UInt8]
     /// The bytes after.
     public var new: [UInt8]
+    /// The exit that was taken between the two: what was done at it may have touched them, and not the
+    /// guest's instruction by itself. Nil: none was.
+    public var exit: UInt64?
 }
 
 /// Bytes of memory that stop a move when they are touched.

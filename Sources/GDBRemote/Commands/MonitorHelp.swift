@@ -1,8 +1,9 @@
 /// What `monitor help` says.
 enum MonitorHelp {
     static let text = """
-        when                         the position: EXIT+INSTRUCTIONS
-        goto begin|end|EXIT[+COUNT]  move there
+        when                         the position: EXIT+INSTRUCTIONS, and .STEPS in ring 3
+        goto POSITION                move there: EXIT, EXIT+COUNT, EXIT+COUNT.STEPS (in ring 3,
+                                     where none are counted), P% of the exits, begin[+COUNT], end
         exits [FIRST[..LAST]]        list exits
         exit N                       all about one exit
         next io [PORT]               forward to just after the next port access

@@ -44,14 +44,16 @@ enum MonitorParser {
         throw DebugError("monitor \(name): \(quoted(extra)) is too much; try monitor help")
     }
 
+    private static let positions = "begin, end, 17, 17+4, 17+4.9 (in ring 3) or 50%"
+
     private static func destination(
         _ words: inout ArraySlice<Substring>
     ) throws(DebugError) -> Destination {
         guard let word = words.popFirst() else {
-            throw DebugError("monitor goto needs a position: begin, end, 17, 17+4")
+            throw DebugError("monitor goto needs a position: \(positions)")
         }
         guard let destination = Destination(String(word)) else {
-            throw DebugError("\(quoted(word)) is no position; write begin, end, 17 or 17+4")
+            throw DebugError("\(quoted(word)) is no position; write \(positions)")
         }
         return destination
     }

@@ -54,16 +54,33 @@ enum DebugProbes {
         result.breakpointRing3 = answer(try run.next(), pc: stop)
     }
 
+    /// Each kind in each ring. A watchpoint is a trap: it stops after the access.
     static func watchpoint(
         _ guest: inout ProbeGuest, _ cpuid: [CPUIDEntry], _ result: inout HostBehaviour
     ) throws(KVMError) {
-        // mov [rsi], rax; out 0x80, al; jmp self. A watchpoint is a trap: it stops after.
-        guest.load(code: [0x48, 0x89, 0x06, 0xE6, 0x80, 0xEB, 0xFE])
-        var cpu = try guest.longModeCPU(cpuid: cpuid) { $0[.rsi] = UInt64(ProbeGuest.data) }
+        result.watchpointRing0 = try stopsAt(.write, inRing3: false, &guest, cpuid)
+        result.watchpointRing3 = try stopsAt(.write, inRing3: true, &guest, cpuid)
+        result.accessWatchpointRing0 = try stopsAt(.access, inRing3: false, &guest, cpuid)
+        result.accessWatchpointRing3 = try stopsAt(.access, inRing3: true, &guest, cpuid)
+    }
+
+    private static func stopsAt(
+        _ kind: GuestDebug.Breakpoint.Kind, inRing3: Bool, _ guest: inout ProbeGuest,
+        _ cpuid: [CPUIDEntry]
+    ) throws(KVMError) -> Probed {
+        // mov [rsi], rax, or mov rax, [rsi]; out 0x80, al; jmp self
+        let code: [UInt8] = [0x48, kind == .write ? 0x89 : 0x8B, 0x06, 0xE6, 0x80, 0xEB, 0xFE]
+        guest.load(code: inRing3 ? [] : code, userCode: inRing3 ? code : [])
+        let data = UInt64(ProbeGuest.data)
+        var cpu =
+            try inRing3
+            ? guest.userModeCPU(cpuid: cpuid) { $0[.rsi] = data }
+            : guest.longModeCPU(cpuid: cpuid) { $0[.rsi] = data }
         try cpu.setGuestDebug(
-            GuestDebug(breakpoints: [.init(address(ProbeGuest.data), kind: .write, length: 8)]))
+            GuestDebug(breakpoints: [.init(address(ProbeGuest.data), kind: kind, length: 8)]))
         var run = try ProbeRun(cpu)
-        result.watchpointRing0 = answer(try run.next(), pc: ProbeGuest.code + 3)
+        let start = inRing3 ? ProbeGuest.userCode : ProbeGuest.code
+        return answer(try run.next(), pc: start + 3)
     }
 
     // out 0x82, al; nop; nop; out 0x80, al; jmp self

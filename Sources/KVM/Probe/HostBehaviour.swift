@@ -84,6 +84,12 @@ public struct HostBehaviour: Equatable, Sendable {
     public var breakpointRing3 = Probed.unknown
     /// Write watchpoints stop ring 0.
     public var watchpointRing0 = Probed.unknown
+    /// Write watchpoints stop ring 3.
+    public var watchpointRing3 = Probed.unknown
+    /// Watchpoints on reads and writes stop ring 0 at a read.
+    public var accessWatchpointRing0 = Probed.unknown
+    /// Watchpoints on reads and writes stop ring 3 at a read.
+    public var accessWatchpointRing3 = Probed.unknown
     /// Single-step stops ring 0 after one instruction.
     public var singleStepRing0 = Probed.unknown
     /// Single-step stops ring 3 after one instruction.
@@ -160,6 +166,9 @@ extension HostBehaviour {
             ("kvm.debug.breakpoint-ring0", breakpointRing0, .description),
             ("kvm.debug.breakpoint-ring3", breakpointRing3, .description),
             ("kvm.debug.watchpoint-ring0", watchpointRing0, .description),
+            ("kvm.debug.watchpoint-ring3", watchpointRing3, .description),
+            ("kvm.debug.access-watchpoint-ring0", accessWatchpointRing0, .description),
+            ("kvm.debug.access-watchpoint-ring3", accessWatchpointRing3, .description),
             ("kvm.debug.single-step-ring0", singleStepRing0, .description),
             ("kvm.debug.single-step-ring3", singleStepRing3, .description),
             ("kvm.debug.int3-ring0", softwareBreakpointRing0, .description),

@@ -146,7 +146,8 @@ enum MonitorAnswers {
         switch stop {
         case .watchpoint(let hit):
             return MonitorReply(
-                "changed at \(run.whereabouts())\n  \(hex(hit.old)) -> \(hex(hit.new))\n",
+                "changed at \(run.whereabouts())\n  \(hex(hit.old)) -> \(hex(hit.new))"
+                    + "\(try writer(of: hit, run))\n",
                 didMove: true)
         case .historyBegin:
             return MonitorReply(
@@ -154,6 +155,35 @@ enum MonitorAnswers {
                 didMove: true)
         default: return try arrived(stop, run)
         }
+    }
+
+    /// What wrote, where it was not the guest's instruction by itself.
+    private static func writer(
+        of hit: WatchHit, _ run: borrowing RecordedRun
+    ) throws(DebugError) -> String {
+        guard let exit = hit.exit else { return "" }
+        let start = hit.watchpoint.address.rawValue
+        let end = start + UInt64(hit.watchpoint.count)
+        func covers(_ address: GuestPhysicalAddress, _ count: Int) -> Bool {
+            address.rawValue < end && address.rawValue &+ UInt64(count) > start
+        }
+        var what: String?
+        _ = try frames(exit...exit, run) { frame in
+            for event in frame.events {
+                switch event {
+                case .deviceWrite(let address, let bytes) where covers(address, bytes.count):
+                    what = "a device's write to RAM"
+                case .completion(let changes):
+                    for case .memory(let address, let bytes) in changes
+                    where covers(address, bytes.count) {
+                        what = "the completion of an instruction that KVM does not emulate"
+                    }
+                default: break
+                }
+            }
+            if what == nil, frame.answerForm != nil { what = "the answer" }
+        }
+        return what.map { ", by \($0) at exit \(exit)" } ?? ""
     }
 
     private static func hex(_ bytes: [UInt8]) -> String {
