@@ -2,7 +2,7 @@ internal import Disassembly
 internal import Guest
 internal import Machine
 
-/// Where a landmark in ring 3 may stand so that a replay does not pass it too often: the ends of
+/// Where a landmark may stand so that a replay does not pass it too often: the ends of
 /// the loops around a place, and the places to which its callers return.
 ///
 /// Only hints: a wrong one costs time, and never correctness.
@@ -74,7 +74,7 @@ enum ColdPlaces {
         return places
     }
 
-    /// What on the stack looks like a return address: code of ring 3 behind a CALL.
+    /// What on the stack looks like a return address: code of the same ring behind a CALL.
     private static func callers(
         _ registers: GeneralRegisters, system: SystemRegisters, memory: borrowing GuestMemory
     ) -> [UInt64] {
@@ -87,12 +87,23 @@ enum ColdPlaces {
             var value: UInt64 = 0
             for byte in (0..<8).reversed() { value = value << 8 | UInt64(stack[word * 8 + byte]) }
             guard value > 16, !found.contains(value),
-                Ring3Stops.place(value, system: system, memory: memory) != nil,
+                isCode(value, system: system, memory: memory),
                 isBehindCall(value, system: system, memory: memory)
             else { continue }
             found.append(value)
         }
         return found
+    }
+
+    private static func isCode(
+        _ address: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
+    ) -> Bool {
+        guard system.cpl == 0 else {
+            return Ring3Stops.place(address, system: system, memory: memory) != nil
+        }
+        let mapping = PageWalk.mapping(
+            of: GuestVirtualAddress(address), system: system, memory: memory)
+        return mapping.map { !$0.isUser || system[.cr0] & ControlBits.paging == 0 } ?? false
     }
 
     private static func isBehindCall(

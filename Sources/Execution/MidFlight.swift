@@ -55,12 +55,26 @@ extension RunLoop {
         // What nobody listens to nobody will have to find again.
         var isPlace = try takesInterrupt(&cpu)
         if Side.isListening, isPlace { isPlace = isFindable(cpu, isRing3: isRing3) }
-        if Side.isListening, isPlace, isRing3, usesRing3Stops {
-            switch try findColdPlace(&cpu, &side, memory: memory) {
+        if Side.isListening, isPlace, isRing3 ? usesRing3Stops : movesInRing0(cpu) {
+            let place =
+                isRing3
+                ? try findColdPlace(&cpu, &side, memory: memory)
+                : try findColdPlaceInRing0(&cpu, &side, memory: memory)
+            switch place {
             case .here: isPlace = try takesInterrupt(&cpu)
-            case .leftRing3: isPlace = false
-            case .exited(let outcome): return outcome
+            case .none: isPlace = false
+            case .exited(let outcome):
+                // The guest may not exit again.
+                if outcome == nil, let delay = try side.kickDelay() {
+                    try armKick(&cpu, nanoseconds: delay)
+                }
+                return outcome
             case .stopped(let reason): return .stopped(reason, isInMidFlight: true)
+            }
+            // What was passed on the way to a place in ring 0 may have been the return to ring 3.
+            if isPlace, !isRing3 {
+                let isNowRing3 = unsafe cpu.systemRegistersPointer.pointee.cpl == 3
+                isPlace = isFindable(cpu, isRing3: isNowRing3)
             }
         }
         guard isPlace else {

@@ -4,20 +4,21 @@ internal import KVM
 internal import Machine
 internal import Trace
 
-/// What came of looking for a place in ring 3.
-enum Ring3Place {
+/// What came of looking for a colder place.
+enum ColdPlace {
     /// The guest stands at it.
     case here
-    /// The guest entered ring 0, where a later kick finds it.
-    case leftRing3
+    /// The guest left ring 3, or none came: a later kick finds another.
+    case none
     /// The guest made an exit, which has been dealt with; nil: it runs on.
     case exited(LoopOutcome?)
     /// Somebody asked for an end.
     case stopped(StopReason)
 }
 
-/// Recording interrupts in ring 3: where a kick finds it may be the middle of a hot loop, through
-/// which a replay would have to stop a million times; so the guest is taken on to a colder place.
+/// Recording interrupts where nothing counts instructions, as in ring 3: where a kick finds the guest
+/// may be the middle of a hot loop, through which a replay would have to stop a million times; so it
+/// is taken on to a colder place.
 extension RunLoop {
     /// How often it may pass, a second in all, before the outermost place that comes at all is taken,
     /// and then wherever the guest stands. Until then the interrupt waits for the loop to end or ring 3
@@ -29,38 +30,75 @@ extension RunLoop {
     /// Whether a replay finds a place in ring 3 here.
     var isRing3Found: Bool { usesRing3Stops ? hasCounter : breaksRing3 }
 
-    mutating func findColdPlace<CPU, Side>(
+    /// Whether landmarks in ring 0 are put at colder places. Where the counter tells how far a place
+    /// is, a replay finds it wherever it stands; a watch for instructions to be rewritten
+    /// (``CodeWatch``) needs the breakpoints itself.
+    func movesInRing0<CPU: Processor & ~Copyable>(_ cpu: borrowing CPU) -> Bool {
+        guard !hasCounter, breaksRing0, codeWatch == nil else { return false }
+        // SAFETY: the page's registers do not change before the next run.
+        return unsafe cpu.systemRegistersPointer.pointee.mode == .long
+    }
+
+    /// Takes ring 0 on to a colder place, by the CPU's breakpoints.
+    mutating func findColdPlaceInRing0<CPU, Side>(
         _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
-    ) throws(ExecutionError) -> Ring3Place
+    ) throws(ExecutionError) -> ColdPlace
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        var stops = Ring3Stops()
-        try kvm { () throws(KVMError) in try stops.park(&cpu) }
-        let place: Ring3Place
-        do throws(ExecutionError) {
-            place = try climb(&stops, &cpu, &side, memory: memory)
-        } catch {
-            try stops.unpark(&cpu, memory)
-            throw error
-        }
+        var stops = Ring0Stops()
+        var search = ring0Places
+        let place = try climb(&stops, &search, &cpu, &side, memory: memory)
+        ring0Places = search
+        try endClimb(&cpu)
+        return place
+    }
+
+    private mutating func endClimb<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU
+    ) throws(ExecutionError) {
         try kvm { () throws(KVMError) in
             try cpu.armKick(nanoseconds: 0)
             _ = cpu.acknowledgeKick()
         }
+        // Also what was armed at an exit on the way.
+        isKickArmed = false
+    }
+
+    mutating func findColdPlace<CPU, Side>(
+        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> ColdPlace
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        var stops = Ring3Stops()
+        try kvm { () throws(KVMError) in try stops.park(&cpu) }
+        let place: ColdPlace
+        var search = coldPlaces
+        do throws(ExecutionError) {
+            place = try climb(&stops, &search, &cpu, &side, memory: memory)
+        } catch {
+            try stops.unpark(&cpu, memory)
+            throw error
+        }
+        coldPlaces = search
+        try endClimb(&cpu)
         return place
     }
 
-    private mutating func climb<CPU, Side>(
-        _ stops: inout Ring3Stops, _ cpu: inout CPU, _ side: inout Side,
-        memory: borrowing GuestMemory
-    ) throws(ExecutionError) -> Ring3Place
-    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+    private mutating func climb<Stops, CPU, Side>(
+        _ stops: inout Stops, _ search: inout ColdPlaceSearch, _ cpu: inout CPU,
+        _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> ColdPlace
+    where
+        Stops: PlaceStops, CPU: Processor & ~Copyable,
+        Side: World & RunListener & ~Copyable
+    {
         // SAFETY: the page's registers do not change before the next run.
         let system = unsafe cpu.systemRegistersPointer.pointee
         let places = ColdPlaces.around(
             unsafe cpu.registersPointer.pointee, system: system, memory: memory)
-        for place in coldPlaces.begin(places) {
+        for place in search.begin(places) {
             _ = try stops.plant(place, system: system, memory: memory)
         }
+        // Nothing in ring 0 is worth waiting for: a replay gets through its loops.
+        if system.cpl == 0, stops.addresses.isEmpty { return .here }
         var guestNanoseconds: UInt64 = 0
         var boundsPassed = 0
         var boundBegan: UInt64 = 0
@@ -77,14 +115,14 @@ extension RunLoop {
             if case .kicked = stop {
                 guestNanoseconds &+= stops.lastNanoseconds
             } else {
-                guestNanoseconds &+= coldPlaces.guestTime(of: stops.lastNanoseconds)
+                guestNanoseconds &+= search.guestTime(of: stops.lastNanoseconds)
             }
-            midFlight.ring3Stops += 1
+            if system.cpl == 3 { midFlight.ring3Stops += 1 }
             if case .exit = stop {} else { kickedTicks &+= HostThread.timestamp() &- entered }
             if case .breakpoint = stop {
                 // SAFETY: as above.
                 let rip = unsafe cpu.registersPointer.pointee.rip
-                switch coldPlaces.pass(rip, nanoseconds: guestNanoseconds) {
+                switch search.pass(rip, nanoseconds: guestNanoseconds) {
                 case .take:
                     try stops.unpark(&cpu, memory)
                     return .here
@@ -93,22 +131,22 @@ extension RunLoop {
                     guard stops.addresses.isEmpty else { continue }
                     // It stands at a place itself, which may be the one: on to the next time.
                     stop = try stops.step(&cpu, memory)
-                    for place in coldPlaces.settle() {
+                    for place in search.settle() {
                         _ = try stops.plant(place, system: system, memory: memory)
                     }
                 case .keep:
                     stop = try stops.step(&cpu, memory)
-                    if case .stepped = stop { coldPlaces.stepped(in: stops.lastNanoseconds) }
+                    if case .stepped = stop { search.stepped(in: stops.lastNanoseconds) }
                 }
             }
             switch stop {
             case .breakpoint, .stepped: continue
             case .raised:
-                coldPlaces.leave(nanoseconds: guestNanoseconds)
+                search.leave(nanoseconds: guestNanoseconds)
                 try stops.unpark(&cpu, memory)
-                return .leftRing3
+                return .none
             case .exit(let exit):
-                coldPlaces.leave(nanoseconds: guestNanoseconds)
+                search.leave(nanoseconds: guestNanoseconds)
                 try stops.unpark(&cpu, memory)
                 return .exited(
                     try dealWith(exit, &cpu, &side, memory: memory, entered: entered))
@@ -125,24 +163,32 @@ extension RunLoop {
                 }
                 boundBegan = guestNanoseconds
                 boundsPassed += 1
-                if boundsPassed == 1 { coldPlaces.passBound(waitingFor: stops.addresses) }
+                if system.cpl == 0 {
+                    // What came and did not come again is cold. A kernel may wait in a loop for the very
+                    // interrupt: longer than this it does not wait.
+                    search.leave(nanoseconds: guestNanoseconds)
+                    guard try isOutsideREP(&stops, &cpu, system, memory) else { continue }
+                    try stops.unpark(&cpu, memory)
+                    return .here
+                }
+                if boundsPassed == 1 { search.passBound(waitingFor: stops.addresses) }
                 // What is still waited for is cold; and else the coldest of the others. Where there is
                 // none, the guest may be elsewhere by now, for good, or what was learned may be wrong:
                 // a busy host bends measurements.
-                var added = coldPlaces.settle()
+                var added = search.settle()
                 if added.isEmpty {
                     let places = ColdPlaces.around(
                         unsafe cpu.registersPointer.pointee, system: system, memory: memory)
-                    if places != coldPlaces.places {
+                    if places != search.places {
                         for place in stops.addresses { try stops.remove(place, memory) }
-                        added = coldPlaces.begin(places)
+                        added = search.begin(places)
                     } else if stops.addresses.isEmpty,
                         boundsPassed.isMultiple(of: Self.boundsToBeginAnew)
                     {
-                        added = coldPlaces.beginAnew()
+                        added = search.beginAnew()
                     }
                 }
-                if boundsPassed == Self.longPatience, let last = coldPlaces.outermost() {
+                if boundsPassed == Self.longPatience, let last = search.outermost() {
                     added.append(last)
                 }
                 for place in added {
@@ -151,7 +197,7 @@ extension RunLoop {
                 if boundsPassed > Self.longPatience {
                     guard try isOutsideREP(&stops, &cpu, system, memory) else { continue }
                     try stops.unpark(&cpu, memory)
-                    guard boundsPassed <= 2 * Self.longPatience else { return .leftRing3 }
+                    guard boundsPassed <= 2 * Self.longPatience else { return .none }
                     midFlight.landmarksInLoops += 1
                     return .here
                 }
@@ -161,8 +207,8 @@ extension RunLoop {
 
     /// Whether the guest stands between two instructions; in the middle of a REP, the instruction
     /// after it becomes a place to stop at. (A breakpoint is passed before its first iteration only.)
-    private func isOutsideREP<CPU: Processor & ~Copyable>(
-        _ stops: inout Ring3Stops, _ cpu: inout CPU, _ system: SystemRegisters,
+    private func isOutsideREP<Stops: PlaceStops, CPU: Processor & ~Copyable>(
+        _ stops: inout Stops, _ cpu: inout CPU, _ system: SystemRegisters,
         _ memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Bool {
         // SAFETY: the page's registers do not change before the next run.

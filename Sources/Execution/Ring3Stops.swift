@@ -13,20 +13,8 @@ internal import Machine
 ///
 /// Planted bytes are in RAM only between ``park(_:)`` and ``unpark(_:_:)``, and never when state is
 /// digested.
-struct Ring3Stops {
-    /// Why ring 3 stopped.
-    enum Stop {
-        /// It stands at a planted place, which it has not executed.
-        case breakpoint
-        /// One instruction, or one iteration of a REP, has been executed.
-        case stepped
-        /// It raised an exception of its own, and will again.
-        case raised(UInt8)
-        /// It was kicked.
-        case kicked
-        /// It exits, as it would have anyway.
-        case exit(Exit)
-    }
+struct Ring3Stops: PlaceStops {
+    typealias Stop = PlaceStop
 
     private struct Planted {
         var address: UInt64
@@ -122,7 +110,11 @@ struct Ring3Stops {
     /// stands behind our INT3 or step then, and would be given the exception once the table is back
     /// in force, or run on without it: it is let come out first.
     mutating func run<CPU: Processor & ~Copyable>(
-        _ cpu: inout CPU, _ memory: borrowing GuestMemory, isStep: Bool = false
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Stop { try run(&cpu, memory, isStep: false) }
+
+    mutating func run<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory, isStep: Bool
     ) throws(ExecutionError) -> Stop {
         let began = HostThread.ownNanoseconds()
         defer { lastNanoseconds = HostThread.ownNanoseconds() &- began }

@@ -47,6 +47,8 @@ public struct RunLoop: ~Copyable {
     let hasCounter: Bool
     /// Ring 3 is stopped as ``Ring3Stops`` has it; elsewhere as ring 0 is.
     let usesRing3Stops: Bool
+    /// Hardware breakpoints stop ring 0.
+    let breaksRing0: Bool
     /// Hardware breakpoints stop ring 3 as they stop ring 0.
     let breaksRing3: Bool
     /// SYSCALL in ring 3 is completed here (``BrokenSyscall``).
@@ -61,6 +63,8 @@ public struct RunLoop: ~Copyable {
     var isPagesMarked = false
     /// What is known of where landmarks in ring 3 may stand.
     var coldPlaces = ColdPlaceSearch()
+    /// The same of ring 0.
+    var ring0Places = ColdPlaceSearch()
     /// How fast the guest coasts to a landmark.
     var pace = CoastingPace()
     /// What runs since the last exit took that came to none, in ticks: the guest had it.
@@ -88,6 +92,7 @@ public struct RunLoop: ~Copyable {
         finder = InstructionFinder(behaviour)
         hasCounter = behaviour.instructionCounter != .no
         mendsSyscall = behaviour.syscall == .no && behaviour.breakpointRing0 == .yes
+        breaksRing0 = behaviour.breakpointRing0 == .yes
         breaksRing3 = behaviour.breakpointRing3 == .yes
         usesRing3Stops = behaviour.exceptionStopsRing3 == .yes
         self.exitLimit = exitLimit

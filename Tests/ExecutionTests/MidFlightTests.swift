@@ -18,6 +18,10 @@ import Trace
         var lateKicks = 0
         /// The first instruction of the loop faults, and pushes its flags.
         var faults = false
+        /// The loop is inside of another, 300 rounds each time; an instruction takes a microsecond.
+        var isNested = false
+        /// The first stretch with a breakpoint ends by an exit that nobody counts.
+        var opensWindow = false
     }
 
     private static let kinds: [Kind] = [1, 2, 7, 50, 3000].flatMap { loop in
@@ -32,7 +36,15 @@ import Trace
         let memory = try smallMemory()
         var cpu = LoopingCPU(kind, seed: seed, memory)
         var side = OneInterrupt(tape)
-        var loop = RunLoop(behaviour: HostBehaviour(), stop: StopRequest())
+        if kind.isNested {
+            // 0x1000: nop; nop; jnz 0x1000; jmp 0x1000
+            let code: [UInt8] = [0x90, 0x90, 0x75, 0xFC, 0xEB, 0xFA]
+            try memory.write(GuestPhysicalAddress(0x1000), code[...])
+        }
+        var behaviour = HostBehaviour()
+        behaviour.breakpointRing0 = .yes
+        behaviour.instructionCounter = kind.hasCounter ? .yes : .no
+        var loop = RunLoop(behaviour: behaviour, stop: StopRequest())
         let outcome = try loop.run(&cpu, &side, memory: memory)
         let isArmed = cpu.isArmed
         #expect(!isArmed)
@@ -104,6 +116,31 @@ import Trace
         }
     }
 
+    /// Where nothing counts, a replay stops at each pass of the place.
+    @Test(arguments: [true, false])
+    func `where nothing counts, the place is taken out of a hot loop`(hasCounter: Bool) throws {
+        var kind = Kind(loop: 3, registersTell: false, hasCounter: hasCounter)
+        kind.isNested = true
+        for seed in 1...4 as ClosedRange<UInt64> {
+            let recorded = try run(kind, seed: seed)
+            let interruption = try #require(recorded.side.interruption)
+            let rip = try #require(interruption.landmark?.registers.rip)
+            // With a counter it is where the kick found the guest, one time or the other.
+            guard !hasCounter else { continue }
+            #expect(rip == LoopingCPU.endOfLoop)
+            let replayed = try run(kind, seed: seed &* 977, tape: interruption)
+            #expect(replayed.place == recorded.place)
+            #expect(replayed.counts.steps <= 12)
+        }
+    }
+
+    @Test func `an exit that nobody counts on the way to a place takes no kick away`() throws {
+        var kind = Kind(loop: 3, registersTell: false, hasCounter: false)
+        kind.isNested = true
+        kind.opensWindow = true
+        #expect(try run(kind, seed: 1).place != nil)
+    }
+
     @Test func `a guest that exits before its landmark is left with nothing armed`() throws {
         let kind = Kind(loop: 7, registersTell: false, hasCounter: true)
         var interruption = try #require(try run(kind, seed: 3).side.interruption)
@@ -147,6 +184,11 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
     /// Where a fault pushes its frame.
     private let stack: UnsafeMutableRawPointer?
     private static let stackTop: UInt64 = 0x3000
+    private static let rounds: UInt64 = 300
+    private static let outer = 3 * rounds + 1
+    /// What is executed once in a round of the outer loop.
+    static let endOfLoop: UInt64 = 0x1004
+    private var opensWindow: Bool
     var mmioValue: UInt64 = 0
     var taskPriorityClass: UInt64 = 0
 
@@ -157,6 +199,7 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
         unsafe stack = memory.host(GuestPhysicalAddress(Self.stackTop - 40), count: 40)
         random = seed
         lateKicks = kind.lateKicks
+        opensWindow = kind.opensWindow
         unsafe registers.initialize(to: GeneralRegisters())
         // 64-bit code.
         var long = SystemRegisters()
@@ -174,11 +217,21 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
         unsafe system.deallocate()
     }
 
+    private var rip: UInt64 {
+        guard kind.isNested else { return 0x1000 + position % kind.loop }
+        let place = position % Self.outer
+        return place == Self.outer - 1 ? Self.endOfLoop : 0x1000 + place % 3
+    }
+
     /// Something stops it for the runner.
     var isArmed: Bool { debug != .off }
 
     /// Executes one instruction.
     private mutating func move() {
+        if kind.isNested {
+            let start = HostThread.ownNanoseconds()
+            while HostThread.ownNanoseconds() &- start < 1000 {}
+        }
         if kind.faults, position % kind.loop == 0 {
             let flags: UInt64 = debug.singleStep ? 0x302 : 0x202
             let frame = [0x1000, 8, flags, Self.stackTop, 0]
@@ -191,7 +244,7 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
 
     // SAFETY (whole type): both allocations live as long as self.
     private func show() {
-        unsafe registers.pointee[.rip] = 0x1000 + position % kind.loop
+        unsafe registers.pointee[.rip] = rip
         unsafe registers.pointee[.rax] = kind.registersTell ? position / kind.loop : 0
         unsafe registers.pointee[.rflags] = 0x202 | (debug.singleStep ? 1 << 16 : 0)
     }
@@ -209,6 +262,10 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
             move()
             return .exit(.debug(stop))
         }
+        if opensWindow, !debug.breakpoints.isEmpty {
+            opensWindow = false
+            return .exit(.irqWindowOpen)
+        }
         random = random &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
         // 500 to 1011 ns an instruction, and a kick that comes up to 60 us late.
         let speed = 500 + random >> 55
@@ -220,7 +277,7 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
         }
         kick = nil
         while position < Self.end {
-            let rip = 0x1000 + position % kind.loop
+            let rip = rip
             if debug.breakpoints.contains(where: { $0.address.rawValue == rip }) {
                 return .exit(.debug(stop))
             }

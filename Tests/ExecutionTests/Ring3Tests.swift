@@ -155,7 +155,7 @@ import Trace
         var search = Self.search(at: 1000)
         #expect(search.next(count: 900, isAtBreakpoint: false) == .step)
         var ring0 = Self.search(at: 1000, mayBeInRing3: false)
-        #expect(ring0.next(count: 900, isAtBreakpoint: false) == .runToBreakpoint)
+        #expect(ring0.next(count: 950, isAtBreakpoint: false) == .runToBreakpoint)
     }
 
     @Test func `a return counts one`() {
