@@ -61,6 +61,8 @@ extension GuestCPU {
             }
             try cpu.setEvents(saved.events)
         }
+        // Memory went back too, and the page tables in it.
+        try machine.forgetTranslations()
         try refreshPage()
         if let before = saved.progress, let now = try progress() {
             progressOffset &+= before &- now

@@ -74,6 +74,25 @@ public struct VirtualMachine: ~Copyable {
         slotPages.append((slot, memory.count / 4096))
     }
 
+    /// A slot that nobody uses, and where in a PC's address space there is never memory: the I/O
+    /// APIC's page.
+    private static let passingSlot: UInt32 = 500
+    private static let passingAddress: UInt64 = 0xFEC0_0000
+
+    /// Has KVM forget what it knows of the guest's page tables (a memory slot that is made and
+    /// deleted: KVM_SET_USER_MEMORY_REGION). To be called where they may have been changed from here,
+    /// which KVM does not see, while no CPU runs.
+    public func forgetTranslations() throws(KVMError) {
+        let page = try ScratchMemory(byteCount: 4096)
+        // SAFETY: the page outlives its slot, which is gone when this returns.
+        for size in [4096, 0] as [UInt64] {
+            let result = unsafe ckvm_set_memory(
+                descriptor.number, Self.passingSlot, 0, Self.passingAddress, size,
+                page.bytes.baseAddress)
+            try KVMError.check(result, "KVM_SET_USER_MEMORY_REGION")
+        }
+    }
+
     /// Moves the dirty log of a slot into a bitmap and clears it (KVM_GET_DIRTY_LOG).
     ///
     /// - Parameter bitmap: One bit a page, lowest bit of the first word first; at least

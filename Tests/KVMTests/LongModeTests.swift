@@ -98,6 +98,34 @@ import Testing
         #expect(steps >= 4 && others >= 4)
     }
 
+    @Test("Page tables changed from here hold once translations are forgotten")
+    func forgottenTranslations() throws {
+        // l: mov al, [rsi]; out 0x80, al; jmp l
+        var guest = try ProbeGuest(hypervisor.value)
+        guest.load(userCode: [0x8A, 0x06, 0xE6, 0x80, 0xEB, 0xFA])
+        // The linear page at 4 MiB, by a table of its own.
+        let entry = ProbeGuest.data
+        guest.memory.write64(UInt64(entry) | 7, at: 0x4000 + 2 * 8)
+        guest.memory.write([0xAA], at: 0x1_0000)
+        guest.memory.write([0xBB], at: 0x1_1000)
+        guest.memory.write64(0x1_0000 | 7, at: entry)
+        var cpu = try guest.userModeCPU(cpuid: cpuid) { $0[.rsi] = 0x40_0000 }.begin()
+        for page in [0x1_1000, 0x1_0000, 0x1_1000] as [UInt64] {
+            _ = try cpu.io()
+            var idle = try cpu.settle { exit, _ in throw Unexpected(what: "\(exit)") }
+            // As when a machine is put back: the same registers, other memory.
+            guest.memory.write64(page | 7, at: entry)
+            try idle.setSystemRegisters2(try idle.systemRegisters2())
+            try idle.setRegisters(try idle.registers())
+            try guest.machine.forgetTranslations()
+            cpu = idle.begin()
+            _ = try cpu.io()
+            #expect(cpu.ioValue == (page == 0x1_0000 ? 0xAA : 0xBB))
+            // The walk was made, and set the accessed bit.
+            #expect(guest.memory.read64(at: entry) & 0x20 != 0)
+        }
+    }
+
     @Test("An instruction that KVM cannot emulate comes with its bytes, if the host has one")
     func emulationFailure() throws {
         let unemulated = HostProbe.cached(hypervisor.value).behaviour.unemulated
