@@ -26,9 +26,6 @@ extension RunLoop {
     private static let longPatience = 333
     /// After so many, all places are tried again.
     private static let boundsToBeginAnew = 16
-    /// Ring 0 is not waited for beyond the first bound: a kernel may wait in a loop for the very
-    /// interrupt.
-    private static let ring0Patience = 0
 
     /// Whether a replay finds a place in ring 3 here.
     var isRing3Found: Bool { usesRing3Stops ? hasCounter : breaksRing3 }
@@ -49,9 +46,7 @@ extension RunLoop {
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         var stops = Ring0Stops()
         var search = ring0Places
-        let place = try climb(
-            &stops, &search, &cpu, &side, memory: memory,
-            longPatience: Self.ring0Patience)
+        let place = try climb(&stops, &search, &cpu, &side, memory: memory)
         ring0Places = search
         try endClimb(&cpu)
         return place
@@ -77,9 +72,7 @@ extension RunLoop {
         let place: ColdPlace
         var search = coldPlaces
         do throws(ExecutionError) {
-            place = try climb(
-                &stops, &search, &cpu, &side, memory: memory,
-                longPatience: Self.longPatience)
+            place = try climb(&stops, &search, &cpu, &side, memory: memory)
         } catch {
             try stops.unpark(&cpu, memory)
             throw error
@@ -91,7 +84,7 @@ extension RunLoop {
 
     private mutating func climb<Stops, CPU, Side>(
         _ stops: inout Stops, _ search: inout ColdPlaceSearch, _ cpu: inout CPU,
-        _ side: inout Side, memory: borrowing GuestMemory, longPatience: Int
+        _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> ColdPlace
     where
         Stops: PlaceStops, CPU: Processor & ~Copyable,
@@ -170,14 +163,15 @@ extension RunLoop {
                 }
                 boundBegan = guestNanoseconds
                 boundsPassed += 1
-                if boundsPassed == 1 { search.passBound(waitingFor: stops.addresses) }
-                if boundsPassed > longPatience {
+                if system.cpl == 0 {
+                    // What came and did not come again is cold. A kernel may wait in a loop for the very
+                    // interrupt: longer than this it does not wait.
+                    search.leave(nanoseconds: guestNanoseconds)
                     guard try isOutsideREP(&stops, &cpu, system, memory) else { continue }
                     try stops.unpark(&cpu, memory)
-                    guard boundsPassed <= 2 * longPatience + 2 else { return .none }
-                    if system.cpl == 3 { midFlight.landmarksInLoops += 1 }
                     return .here
                 }
+                if boundsPassed == 1 { search.passBound(waitingFor: stops.addresses) }
                 // What is still waited for is cold; and else the coldest of the others. Where there is
                 // none, the guest may be elsewhere by now, for good, or what was learned may be wrong:
                 // a busy host bends measurements.
@@ -194,11 +188,18 @@ extension RunLoop {
                         added = search.beginAnew()
                     }
                 }
-                if boundsPassed == longPatience, let last = search.outermost() {
+                if boundsPassed == Self.longPatience, let last = search.outermost() {
                     added.append(last)
                 }
                 for place in added {
                     _ = try stops.plant(place, system: system, memory: memory)
+                }
+                if boundsPassed > Self.longPatience {
+                    guard try isOutsideREP(&stops, &cpu, system, memory) else { continue }
+                    try stops.unpark(&cpu, memory)
+                    guard boundsPassed <= 2 * Self.longPatience else { return .none }
+                    midFlight.landmarksInLoops += 1
+                    return .here
                 }
             }
         }
