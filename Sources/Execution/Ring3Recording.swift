@@ -92,13 +92,14 @@ extension RunLoop {
     {
         // SAFETY: the page's registers do not change before the next run.
         let system = unsafe cpu.systemRegistersPointer.pointee
+        let isRing0 = Stops.self == Ring0Stops.self
         let places = ColdPlaces.around(
             unsafe cpu.registersPointer.pointee, system: system, memory: memory)
         for place in search.begin(places) {
             _ = try stops.plant(place, system: system, memory: memory)
         }
         // Nothing in ring 0 is worth waiting for: a replay gets through its loops.
-        if system.cpl == 0, stops.addresses.isEmpty { return .here }
+        if isRing0, stops.addresses.isEmpty { return .here }
         var guestNanoseconds: UInt64 = 0
         var boundsPassed = 0
         var boundBegan: UInt64 = 0
@@ -117,7 +118,7 @@ extension RunLoop {
             } else {
                 guestNanoseconds &+= search.guestTime(of: stops.lastNanoseconds)
             }
-            if system.cpl == 3 { midFlight.ring3Stops += 1 }
+            if !isRing0 { midFlight.ring3Stops += 1 }
             if case .exit = stop {} else { kickedTicks &+= HostThread.timestamp() &- entered }
             if case .breakpoint = stop {
                 // SAFETY: as above.
@@ -163,7 +164,7 @@ extension RunLoop {
                 }
                 boundBegan = guestNanoseconds
                 boundsPassed += 1
-                if system.cpl == 0 {
+                if isRing0 {
                     // What came and did not come again is cold. A kernel may wait in a loop for the very
                     // interrupt: longer than this it does not wait.
                     search.leave(nanoseconds: guestNanoseconds)
