@@ -143,7 +143,8 @@ private enum GDB {
     @Test(.enabled(if: RealKVM.isThere, RealKVM.comment))
     func interruptedCodeIsFoundBehindAnAssemblyHandler() throws {
         let functions = { (backtrace: Backtrace) in backtrace.frames.map { $0.name?.function } }
-        let timer = try StandingGuest("timer", atExit: 332).backtrace()
+        // Before it prints time stamps: how many digits the host's have depends on how long it is up.
+        let timer = try StandingGuest("timer", atExit: 20).backtrace()
         #expect(
             functions(timer) == [
                 "interrupt", "interrupt_arrived", "interrupt_common", "kernel_main", "_start",

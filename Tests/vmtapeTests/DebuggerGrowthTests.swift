@@ -87,8 +87,8 @@ struct DebuggerGrowthTests {
         let before = try Self.size(server.pid)
         try visit(2500)
         let after = try Self.size(server.pid)
-        // The last one to leave may still be seen.
-        #expect(abs(after.descriptors - before.descriptors) <= 1)
+        // The last ones to leave may still be seen; one in nine of the 2,500 would be 277.
+        #expect(after.descriptors - before.descriptors < 50)
         // Two KiB a connection would be five MiB.
         #expect(after.memory - before.memory < 4096, "\(before.memory) to \(after.memory) KiB")
 
@@ -111,7 +111,7 @@ struct DebuggerGrowthTests {
         let young = try Self.size(server.pid)
         try talk(8000)
         let old = try Self.size(server.pid)
-        #expect(abs(old.descriptors - young.descriptors) <= 1)
+        #expect(old.descriptors - young.descriptors < 50)
         #expect(old.memory - young.memory < 4096, "\(young.memory) to \(old.memory) KiB")
         server.kill(SIGTERM)
         _ = server.wait()
