@@ -56,11 +56,7 @@ extension RunLoop {
         var isPlace = try takesInterrupt(&cpu)
         if Side.isListening, isPlace { isPlace = isFindable(cpu, isRing3: isRing3) }
         if Side.isListening, isPlace, isRing3 ? usesRing3Stops : movesInRing0(cpu) {
-            let place =
-                isRing3
-                ? try findColdPlace(&cpu, &side, memory: memory)
-                : try findColdPlaceInRing0(&cpu, &side, memory: memory)
-            switch place {
+            switch try findColdPlace(isRing3: isRing3, &cpu, &side, memory: memory) {
             case .here: isPlace = try takesInterrupt(&cpu)
             case .none: isPlace = false
             case .exited(let outcome):

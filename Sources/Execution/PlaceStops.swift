@@ -8,6 +8,8 @@ protocol PlaceStops {
     var addresses: [UInt64] { get }
     /// How long the thread was on a CPU for the last run or step.
     var lastNanoseconds: UInt64 { get }
+    /// Makes ready to stop the guest; before anything is planted.
+    mutating func park<CPU: Processor & ~Copyable>(_ cpu: inout CPU) throws(KVMError)
     /// Stops at an address from now on; false where there is no code.
     mutating func plant(
         _ address: UInt64, system: SystemRegisters, memory: borrowing GuestMemory

@@ -14,6 +14,8 @@ struct Ring0Stops: PlaceStops {
     /// The first ones: the others move up as those are removed.
     var addresses: [UInt64] { Array(planted.prefix(Self.limit)) }
 
+    mutating func park<CPU: Processor & ~Copyable>(_ cpu: inout CPU) {}
+
     mutating func plant(
         _ address: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Bool {

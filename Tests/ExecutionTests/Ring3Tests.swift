@@ -198,9 +198,10 @@ import Trace
         var cpu = KickedCPU(raising: nil)
         var side = ScriptedSide()
         var loop = RunLoop(behaviour: HostBehaviour(), exitLimit: .max, stop: StopRequest())
-        // A host that was busy during a step.
-        loop.coldPlaces.stepped(in: .max)
-        guard case .here = try loop.findColdPlace(&cpu, &side, memory: try smallMemory()) else {
+        // A host that was busy during a stop.
+        loop.coldPlaces.stopped(in: .max)
+        guard case .here = try loop.findColdPlace(
+                isRing3: true, &cpu, &side, memory: try smallMemory()) else {
             Issue.record("it is put nowhere")
             return
         }

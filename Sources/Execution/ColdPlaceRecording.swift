@@ -39,46 +39,47 @@ extension RunLoop {
         return unsafe cpu.systemRegistersPointer.pointee.mode == .long
     }
 
-    /// Takes ring 0 on to a colder place, by the CPU's breakpoints.
-    mutating func findColdPlaceInRing0<CPU, Side>(
-        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
-    ) throws(ExecutionError) -> ColdPlace
-    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        var stops = Ring0Stops()
-        var search = ring0Places
-        let place = try climb(&stops, &search, &cpu, &side, memory: memory)
-        ring0Places = search
-        try endClimb(&cpu)
-        return place
-    }
-
-    private mutating func endClimb<CPU: Processor & ~Copyable>(
-        _ cpu: inout CPU
-    ) throws(ExecutionError) {
-        try kvm { () throws(KVMError) in
-            try cpu.armKick(nanoseconds: 0)
-            _ = cpu.acknowledgeKick()
-        }
-        // Also what was armed at an exit on the way.
-        isKickArmed = false
-    }
-
+    /// Takes the guest on to a colder place: ring 0 by the CPU's breakpoints, ring 3 by its exceptions.
     mutating func findColdPlace<CPU, Side>(
-        _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
+        isRing3: Bool, _ cpu: inout CPU, _ side: inout Side, memory: borrowing GuestMemory
     ) throws(ExecutionError) -> ColdPlace
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        var stops = Ring3Stops()
+        // What is known is moved out and in again, not copied.
+        var search = ColdPlaceSearch()
+        if isRing3 {
+            swap(&search, &coldPlaces)
+            defer { swap(&search, &coldPlaces) }
+            var stops = Ring3Stops()
+            return try find(&stops, &search, &cpu, &side, memory: memory)
+        }
+        swap(&search, &ring0Places)
+        defer { swap(&search, &ring0Places) }
+        var stops = Ring0Stops()
+        return try find(&stops, &search, &cpu, &side, memory: memory)
+    }
+
+    private mutating func find<Stops, CPU, Side>(
+        _ stops: inout Stops, _ search: inout ColdPlaceSearch, _ cpu: inout CPU,
+        _ side: inout Side, memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> ColdPlace
+    where
+        Stops: PlaceStops, CPU: Processor & ~Copyable,
+        Side: World & RunListener & ~Copyable
+    {
         try kvm { () throws(KVMError) in try stops.park(&cpu) }
         let place: ColdPlace
-        var search = coldPlaces
         do throws(ExecutionError) {
             place = try climb(&stops, &search, &cpu, &side, memory: memory)
         } catch {
             try stops.unpark(&cpu, memory)
             throw error
         }
-        coldPlaces = search
-        try endClimb(&cpu)
+        try kvm { () throws(KVMError) in
+            try cpu.armKick(nanoseconds: 0)
+            _ = cpu.acknowledgeKick()
+        }
+        // Also what was armed at an exit on the way.
+        isKickArmed = false
         return place
     }
 
@@ -136,8 +137,13 @@ extension RunLoop {
                         _ = try stops.plant(place, system: system, memory: memory)
                     }
                 case .keep:
-                    stop = try stops.step(&cpu, memory)
-                    if case .stepped = stop { search.stepped(in: stops.lastNanoseconds) }
+                    // Once more, with nothing executed: that is what a stop takes.
+                    stop = try stops.run(&cpu, memory)
+                    // SAFETY: as above.
+                    if case .breakpoint = stop, unsafe cpu.registersPointer.pointee.rip == rip {
+                        search.stopped(in: stops.lastNanoseconds)
+                        stop = try stops.step(&cpu, memory)
+                    }
                 }
             }
             switch stop {
@@ -178,15 +184,17 @@ extension RunLoop {
                 // a busy host bends measurements.
                 var added = search.settle()
                 if added.isEmpty {
+                    // With nothing planted, which would be read as code.
+                    let waited = stops.addresses
+                    for place in waited { try stops.remove(place, memory) }
                     let places = ColdPlaces.around(
                         unsafe cpu.registersPointer.pointee, system: system, memory: memory)
                     if places != search.places {
-                        for place in stops.addresses { try stops.remove(place, memory) }
                         added = search.begin(places)
-                    } else if stops.addresses.isEmpty,
-                        boundsPassed.isMultiple(of: Self.boundsToBeginAnew)
-                    {
+                    } else if waited.isEmpty, boundsPassed.isMultiple(of: Self.boundsToBeginAnew) {
                         added = search.beginAnew()
+                    } else {
+                        added = waited
                     }
                 }
                 if boundsPassed == Self.longPatience, let last = search.outermost() {

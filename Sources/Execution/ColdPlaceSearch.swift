@@ -1,129 +1,3 @@
-internal import Disassembly
-internal import Guest
-internal import Machine
-
-/// Where a landmark may stand so that a replay does not pass it too often: the ends of
-/// the loops around a place, and the places to which its callers return.
-///
-/// Only hints: a wrong one costs time, and never correctness.
-enum ColdPlaces {
-    private static let codeBytes = 4096
-    private static let instructionLimit = 600
-    private static let stackWords = 64
-    private static let callerLimit = 6
-    /// How many places are tried.
-    static let limit = 24
-
-    /// Places that are passed on the way out of the loops and functions around RIP.
-    static func around(
-        _ registers: GeneralRegisters, system: SystemRegisters, memory: borrowing GuestMemory
-    ) -> [UInt64] {
-        var places: [UInt64] = []
-        let origins = [registers.rip] + callers(registers, system: system, memory: memory)
-        for (index, origin) in origins.enumerated() {
-            if index > 0 { add(origin, to: &places) }
-            for place in ends(around: origin, system: system, memory: memory) {
-                add(place, to: &places)
-            }
-        }
-        return places
-    }
-
-    private static func add(_ place: UInt64, to places: inout [UInt64]) {
-        guard places.count < limit, !places.contains(place) else { return }
-        places.append(place)
-    }
-
-    /// The jumps back over a place and the instructions behind them, inner loops first.
-    private static func ends(
-        around origin: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
-    ) -> [UInt64] {
-        let code = PageWalk.read(
-            GuestVirtualAddress(origin), count: codeBytes, system: system, memory: memory)
-        let disassembler = Disassembler(for: system)
-        var places: [UInt64] = []
-        var at = 0
-        var reached: UInt64 = origin
-        for _ in 0..<instructionLimit where at < code.count {
-            let address = origin &+ UInt64(at)
-            guard
-                let instruction = disassembler.decode(
-                    Array(code[at..<min(code.count, at + Disassembler.maximumLength)]),
-                    at: GuestVirtualAddress(address)), instruction.kind != .bad
-            else { break }
-            at += instruction.length
-            let isBranch =
-                instruction.mnemonic.hasPrefix("j") || instruction.mnemonic.hasPrefix("loop")
-            if isBranch, let target = instruction.target?.rawValue {
-                if target <= origin {
-                    places.append(address)
-                    if instruction.kind != .jmp {
-                        places.append(address &+ UInt64(instruction.length))
-                    }
-                } else {
-                    reached = max(reached, target)
-                }
-            }
-            // Behind an end that nothing jumps over is other code.
-            if instruction.kind == .ret || instruction.kind == .jmp,
-                reached <= address
-            {
-                break
-            }
-        }
-        return places
-    }
-
-    /// What on the stack looks like a return address: code of the same ring behind a CALL.
-    private static func callers(
-        _ registers: GeneralRegisters, system: SystemRegisters, memory: borrowing GuestMemory
-    ) -> [UInt64] {
-        guard system.mode == .long else { return [] }
-        let stack = PageWalk.read(
-            GuestVirtualAddress(registers[.rsp]), count: stackWords * 8, system: system,
-            memory: memory)
-        var found: [UInt64] = []
-        for word in 0..<(stack.count / 8) where found.count < callerLimit {
-            var value: UInt64 = 0
-            for byte in (0..<8).reversed() { value = value << 8 | UInt64(stack[word * 8 + byte]) }
-            guard value > 16, !found.contains(value),
-                isCode(value, system: system, memory: memory),
-                isBehindCall(value, system: system, memory: memory)
-            else { continue }
-            found.append(value)
-        }
-        return found
-    }
-
-    private static func isCode(
-        _ address: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
-    ) -> Bool {
-        guard system.cpl == 0 else {
-            return Ring3Stops.place(address, system: system, memory: memory) != nil
-        }
-        let mapping = PageWalk.mapping(
-            of: GuestVirtualAddress(address), system: system, memory: memory)
-        return mapping.map { !$0.isUser || system[.cr0] & ControlBits.paging == 0 } ?? false
-    }
-
-    private static func isBehindCall(
-        _ address: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
-    ) -> Bool {
-        let disassembler = Disassembler(for: system)
-        for length in [5, 2, 3, 6, 7, 4] as [UInt64] {
-            let start = GuestVirtualAddress(address &- length)
-            let bytes = PageWalk.read(
-                start, count: Int(length), system: system, memory: memory)
-            if let instruction = disassembler.decode(bytes, at: start),
-                instruction.kind == .call, instruction.length == Int(length)
-            {
-                return true
-            }
-        }
-        return false
-    }
-}
-
 /// Which of several places a landmark is put at: the policy, as a function of what was passed when.
 ///
 /// A place that comes again within ``coldNanoseconds`` is hot and is dropped. One that stays away for
@@ -197,12 +71,10 @@ struct ColdPlaceSearch {
     private(set) var places: [UInt64] = []
     private var seen: [Seen] = []
     private var passes = 0
-    /// What the last stops took that were nothing else. It differs by a factor from host to host and
-    /// with what else the host does, so nothing is assumed; before any place can come again, a step
-    /// from it has been made.
+    /// What the last stops took at which nothing was executed. It differs by a factor from host to
+    /// host and with what else the host does, so nothing is assumed; before any place can come again,
+    /// one was made there.
     private var stops: [UInt64] = []
-    /// What the last runs from stop to stop took.
-    private var runs: [UInt64] = []
     private static let stopMemory = 8
     /// Nothing colder is looked for: the next place is taken.
     private(set) var takesNext = false
@@ -238,19 +110,13 @@ struct ColdPlaceSearch {
     }
 
     /// What of a run from stop to stop the guest had: what it took beyond a stop.
-    ///
-    /// A breakpoint's stop is dearer than a step's, by a fifth in some guests: it may be as dear as
-    /// the shortest run.
-    mutating func guestTime(of nanoseconds: UInt64) -> UInt64 {
-        if runs.count == Self.stopMemory { runs.removeFirst() }
-        runs.append(nanoseconds)
-        guard let step = stops.min(), let run = runs.min() else { return 0 }
-        let stop = min(run, step > .max / 2 ? step : step + step / 4)
+    func guestTime(of nanoseconds: UInt64) -> UInt64 {
+        guard let stop = stops.min() else { return 0 }
         return nanoseconds > stop ? nanoseconds - stop : 0
     }
 
-    /// A single instruction took so long, which is a stop and nothing else.
-    mutating func stepped(in nanoseconds: UInt64) {
+    /// A stop was made again at the place where the guest stood, with nothing executed in between.
+    mutating func stopped(in nanoseconds: UInt64) {
         if stops.count == Self.stopMemory { stops.removeFirst() }
         stops.append(nanoseconds)
     }
@@ -316,7 +182,7 @@ struct ColdPlaceSearch {
     mutating func outermost() -> UInt64? {
         takesNext = true
         return places.last { place in
-            known.contains { $0.address == place && !$0.isAbsent && $0.last < .max }
+            known.contains { $0.address == place && !$0.isAbsent }
         }
     }
 
