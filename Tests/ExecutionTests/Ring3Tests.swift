@@ -200,8 +200,10 @@ import Trace
         var loop = RunLoop(behaviour: HostBehaviour(), exitLimit: .max, stop: StopRequest())
         // A host that was busy during a stop.
         loop.coldPlaces.stopped(in: .max)
-        guard case .here = try loop.findColdPlace(
-                isRing3: true, &cpu, &side, memory: try smallMemory()) else {
+        guard
+            case .here = try loop.findColdPlace(
+                isRing3: true, &cpu, &side, memory: try smallMemory())
+        else {
             Issue.record("it is put nowhere")
             return
         }
