@@ -15,6 +15,7 @@ enum {
     WHAT_MEMORY = 2,
     WHAT_REP = 3,
     WHAT_VECTOR = 4,
+    WHAT_LOOP = 5,
     FAULTS_PER_ROUND = 20,
 };
 

@@ -1,5 +1,5 @@
 // The program in ring 3: loops in which registers change, or memory alone, or a vector register
-// alone, or a REP is under way.
+// alone, or a REP is under way; or one that never ends.
 #include "../common/io.h"
 #include "shared.h"
 
@@ -43,6 +43,18 @@ static void copy(void) {
     }
 }
 
+_Noreturn static void compute_for_ever(void) {
+    for (;;) {
+        uint64_t value = shared.state;
+        value ^= value << 13;
+        value ^= value >> 7;
+        value ^= value << 17;
+        shared.state = value;
+        shared.counter = shared.counter + 2;
+        shared.blocks[1][value % BLOCK_BYTES] = (uint8_t)value;
+    }
+}
+
 _Noreturn void user_main(void) {
     for (unsigned index = 0; index < BLOCK_BYTES; ++index)
         shared.blocks[0][index] = (uint8_t)(index * 7);
@@ -52,6 +64,7 @@ _Noreturn void user_main(void) {
         "pxor %%xmm0, %%xmm0\n"
         : : : "rax");
     uint64_t what = shared.mode >> MODE_WHAT_SHIFT;
+    if (what == WHAT_LOOP) compute_for_ever();
     for (;;) {
         if (what == WHAT_ALL || what == WHAT_REGISTERS)
             shared.state = compute(shared.state, 60000);

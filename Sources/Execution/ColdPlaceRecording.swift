@@ -8,6 +8,9 @@ internal import Trace
 enum ColdPlace {
     /// The guest stands at it.
     case here
+    /// There is none for longer than an interrupt can wait: the guest stands in a loop through which
+    /// no replay gets.
+    case hot
     /// The guest left ring 3, or none came: a later kick finds another.
     case none
     /// The guest made an exit, which has been dealt with; nil: it runs on.
@@ -20,12 +23,8 @@ enum ColdPlace {
 /// may be the middle of a hot loop, through which a replay would have to stop a million times; so it
 /// is taken on to a colder place.
 extension RunLoop {
-    /// How often it may pass, a second in all, before the outermost place that comes at all is taken,
-    /// and then wherever the guest stands. Until then the interrupt waits for the loop to end or ring 3
-    /// to be left: a landmark in a loop of some nanoseconds is one that no replay comes to.
-    private static let longPatience = 333
     /// After so many, all places are tried again.
-    private static let boundsToBeginAnew = 16
+    private static let boundsToBeginAnew = 8
 
     /// Whether a replay finds a place in ring 3 here.
     var isRing3Found: Bool { usesRing3Stops ? hasCounter : breaksRing3 }
@@ -197,19 +196,15 @@ extension RunLoop {
                         added = waited
                     }
                 }
-                if boundsPassed == Self.longPatience, let last = search.outermost() {
-                    added.append(last)
-                }
                 for place in added {
                     _ = try stops.plant(place, system: system, memory: memory)
                 }
-                if boundsPassed > Self.longPatience {
-                    guard try isOutsideREP(&stops, &cpu, system, memory) else { continue }
-                    try stops.unpark(&cpu, memory)
-                    guard boundsPassed <= 2 * Self.longPatience else { return .none }
-                    midFlight.landmarksInLoops += 1
-                    return .here
-                }
+                guard boundsPassed >= search.patience,
+                    try isOutsideREP(&stops, &cpu, system, memory)
+                else { continue }
+                search.giveUp()
+                try stops.unpark(&cpu, memory)
+                return .hot
             }
         }
     }

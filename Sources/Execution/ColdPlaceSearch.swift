@@ -76,6 +76,10 @@ struct ColdPlaceSearch {
     /// one was made there.
     private var stops: [UInt64] = []
     private static let stopMemory = 8
+    /// The places of the search that was last given up.
+    private var hot: [UInt64] = []
+    private static let longPatience = 16
+    private static let shortPatience = 2
     /// Nothing colder is looked for: the next place is taken.
     private(set) var takesNext = false
 
@@ -177,14 +181,12 @@ struct ColdPlaceSearch {
         return begin(places)
     }
 
-    /// The outermost of the places that came at all, however soon it comes again; nil: none did. It
-    /// is the next that is taken.
-    mutating func outermost() -> UInt64? {
-        takesNext = true
-        return places.last { place in
-            known.contains { $0.address == place && !$0.isAbsent }
-        }
-    }
+    /// How many bounds an interrupt waits for a cold place before the machine is stored where it
+    /// stands. In a loop in which that was so once, and which goes on, the next need not wait long.
+    var patience: Int { places.contains(where: hot.contains) ? Self.shortPatience : Self.longPatience }
+
+    /// None of the places was cold for as long as an interrupt can wait.
+    mutating func giveUp() { hot = places }
 
     /// The guest stands at one of the places.
     ///

@@ -45,6 +45,8 @@ extension GuestCPU {
                     events.exceptionErrorCode = errorCode ?? 0
                 case .event(let kind, _, _):
                     throw .invalidArgument("a completion that injects an event of kind \(kind)")
+                case .debugWord, .extendedControl, .noMemory:
+                    throw .invalidArgument("a completion that changes debug or control registers")
                 case .register, .systemWord, .extendedState, .memory: break
                 }
             }
@@ -66,7 +68,8 @@ extension GuestCPU {
             switch change {
             case .register(let register, let value): registers[register] = value
             case .systemWord(let index, let value): system.words[Int(index)] = value
-            case .event, .msr, .extendedState, .memory: break
+            case .event, .msr, .extendedState, .memory, .debugWord, .extendedControl, .noMemory:
+                break
             }
         }
         if system != systemBefore { try cpu.setSystemRegisters(system) }

@@ -37,6 +37,9 @@ extension RunLoop {
         memory: borrowing GuestMemory
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        if let stored = landmark.stored {
+            return try goToStored(stored, landmark, &cpu, &side, memory: memory)
+        }
         var search = LandmarkSearch(landmark, pace: pace)
         search.isInterrupt = !side.isLeavingTape
         let found = try seek(&search, &cpu, &side, memory: memory)

@@ -55,9 +55,13 @@ extension RunLoop {
         // What nobody listens to nobody will have to find again.
         var isPlace = try takesInterrupt(&cpu)
         if Side.isListening, isPlace { isPlace = isFindable(cpu, isRing3: isRing3) }
+        var isStored = false
         if Side.isListening, isPlace, isRing3 ? usesRing3Stops : movesInRing0(cpu) {
             switch try findColdPlace(isRing3: isRing3, &cpu, &side, memory: memory) {
             case .here: isPlace = try takesInterrupt(&cpu)
+            case .hot:
+                isPlace = try takesInterrupt(&cpu)
+                isStored = true
             case .none: isPlace = false
             case .exited(let outcome):
                 // The guest may not exit again.
@@ -85,37 +89,52 @@ extension RunLoop {
             return nil
         }
         attempts = 0
-        let landmark =
-            Side.isListening
-            ? try kvm { () throws(KVMError) in try self.landmark(&cpu, memory) } : nil
-        guard try inject(landmark, &cpu, &side) else { return .endedByListener }
+        if Side.isListening {
+            let place = try kvm { () throws(KVMError) in
+                try self.landmark(&cpu, isStored: isStored, memory)
+            }
+            guard try inject(place.landmark, stored: place.stored, &cpu, &side) else {
+                return .endedByListener
+            }
+        } else {
+            guard try inject(nil, &cpu, &side) else { return .endedByListener }
+        }
         if isRing3 { midFlight.landmarksInRing3 += 1 }
         if let delay = try side.kickDelay() { try armKick(&cpu, nanoseconds: delay) }
         return nil
     }
 
-    /// The place where the machine stands, which must be settled.
+    /// The place where the machine stands, which must be settled, and the machine if it is stored.
     private mutating func landmark<CPU: Processor & ~Copyable>(
-        _ cpu: inout CPU, _ memory: borrowing GuestMemory
-    ) throws(KVMError) -> Landmark {
+        _ cpu: inout CPU, isStored: Bool, _ memory: borrowing GuestMemory
+    ) throws(KVMError) -> (landmark: Landmark, stored: [[Change]]) {
         let state = try MachineState(&cpu, memory)
         let changed = isPagesMarked ? cpu.changedPages() : nil
         cpu.markPages()
         isPagesMarked = true
-        return state.landmark(
+        var landmark = state.landmark(
             progress: hasCounter ? try cpu.progress() : nil, changedPages: changed)
+        guard isStored else { return (landmark, []) }
+        let completions = try storedPlace(&cpu, changedPages: changed, memory)
+        landmark.stored = StoredPlace(
+            rowCount: UInt16(completions.count),
+            taskPriorityClass: UInt8(truncatingIfNeeded: cpu.taskPriorityClass & 0xF))
+        return (landmark, completions)
     }
 
     /// Gives the CPU the interrupt that the world has, between two exits; false: the listener ends.
+    ///
+    /// - Parameter stored: the machine as it stands, where the trace is to hold it.
     mutating func inject<CPU, Side>(
-        _ landmark: Landmark?, _ cpu: inout CPU, _ side: inout Side
+        _ landmark: Landmark?, stored: [[Change]] = [], _ cpu: inout CPU, _ side: inout Side
     ) throws(ExecutionError) -> Bool
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         let vector = try side.acknowledgeInterrupt()
         let interruption = Interruption(.external, vector: vector, landmark: landmark)
-        guard try side.interruption(interruption) else { return false }
+        guard try side.interruption(interruption), try store(stored, &side) else { return false }
         try kvm { () throws(KVMError) in try cpu.interrupt(vector: vector) }
         midFlight.landmarks += 1
+        if !stored.isEmpty { midFlight.storedPlaces += 1 }
         return true
     }
 

@@ -10,9 +10,8 @@ public struct MidFlightCounts: Equatable, Sendable {
     public var refusedPlaces: UInt64 = 0
     /// Of those, the ones in ring 3.
     public var refusedInRing3: UInt64 = 0
-    /// Recording: landmarks in a loop of ring 3 that had no end within a second; a replay may not
-    /// come to them.
-    public var landmarksInLoops: UInt64 = 0
+    /// Interrupts at places that no replay would come to: the trace holds the machine there.
+    public var storedPlaces: UInt64 = 0
     /// Replay: places with a landmark's registers.
     public var hits: UInt64 = 0
     /// Replay: of those, the ones whose count of instructions, memory or other state differed.

@@ -113,6 +113,15 @@ public protocol Processor: ~Copyable {
     mutating func syscallTargets() throws(KVMError) -> SyscallTargets?
     /// Puts RIP elsewhere; to be done when settled.
     mutating func moveRIP(to address: UInt64) throws(KVMError)
+
+    // What places need that the trace holds.
+
+    /// All of the CPU, as changes that put any other there; to be asked when settled, with nothing on
+    /// its way.
+    mutating func wholeState() throws(KVMError) -> [Change]
+    /// Puts the CPU where ``wholeState()`` was asked for, with nothing on its way; RAM is there
+    /// already. To be done when settled, with no breakpoint or step armed.
+    mutating func assume(_ changes: [Change], progress: UInt64?) throws(KVMError)
 }
 
 /// What one step of settling a vCPU came to.

@@ -41,7 +41,8 @@ extension RunLoop {
                     throw .guest(error)
                 }
             case .event: exceptionCount = exitCount + 1
-            case .register, .systemWord, .msr, .extendedState: break
+            case .noMemory: try guest { () throws(GuestError) in try memory.clear() }
+            case .register, .systemWord, .msr, .extendedState, .debugWord, .extendedControl: break
             }
         }
         unansweredExit = nil

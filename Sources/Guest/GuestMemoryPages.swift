@@ -32,6 +32,21 @@ extension GuestMemory {
             }
         }
     }
+
+    /// Makes all of RAM zero; ROM stays.
+    public func clear() throws(GuestError) {
+        let roms = regions.filter(\.isReadOnly)
+        var pages: [GuestPhysicalAddress] = []
+        unsafe forEachNonZeroPage { number, _ in
+            let address = GuestPhysicalAddress(number * RAMLayout.pageLength)
+            let isROM = roms.contains {
+                address >= $0.base && address.rawValue - $0.base.rawValue < $0.lengthInBytes
+            }
+            if !isROM { pages.append(address) }
+        }
+        let zeros = ArraySlice(repeating: UInt8(0), count: Int(RAMLayout.pageLength))
+        for address in pages { try write(address, zeros) }
+    }
 }
 
 /// Whether there is nothing but zeroes.

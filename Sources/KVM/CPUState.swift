@@ -109,6 +109,27 @@ public struct VCPUEvents: Sendable {
     }
 }
 
+extension VCPUEvents {
+    /// These, with nothing on its way or held back, to be written.
+    public var settled: VCPUEvents {
+        var events = self
+        events.exceptionInjected = false
+        events.exceptionPending = false
+        events.exceptionVector = 0
+        events.exceptionHasErrorCode = false
+        events.exceptionErrorCode = 0
+        events.interruptInjected = false
+        events.interruptIsSoft = false
+        events.interruptVector = 0
+        events.interruptShadow = 0
+        events.nmiInjected = false
+        events.nmiPending = false
+        events.nmiMasked = false
+        events.flags |= Self.validNMIPending | Self.validShadow
+        return events
+    }
+}
+
 extension VCPUEvents: Equatable {
     /// Whether all words are equal.
     public static func == (a: Self, b: Self) -> Bool {

@@ -3,12 +3,29 @@ import Machine
 // The typed changes of a completion row: tag, then fixed fields, then counted bytes.
 
 extension Change {
+    /// Changes as lists that have room in a completion each; none is longer than 60,000 bytes.
+    public static func split(_ changes: [Change]) -> [[Change]] {
+        var lists: [[Change]] = []
+        var room = 0
+        for change in changes {
+            if change.encodedBytes > room {
+                lists.append([])
+                // Beside the row's own first bytes.
+                room = Limits.completionBytes - 16
+            }
+            lists[lists.count - 1].append(change)
+            room -= change.encodedBytes
+        }
+        return lists
+    }
+
     /// Bytes this change takes in a row.
     var encodedBytes: Int {
         switch self {
-        case .register, .systemWord: 10
+        case .register, .systemWord, .debugWord: 10
+        case .noMemory: 1
         case .event: 8
-        case .msr: 13
+        case .msr, .extendedControl: 13
         case .extendedState(_, let bytes): 9 + bytes.count
         case .memory(_, let bytes): 13 + bytes.count
         }
@@ -47,6 +64,16 @@ extension Change {
             unsafe to.put(address.rawValue, at: 1)
             unsafe to.put(UInt32(truncatingIfNeeded: bytes.count), at: 9)
             unsafe Self.copy(bytes, to + 13)
+        case .debugWord(let index, let value):
+            precondition(Int(index) < RowLayout.debugWordCount)
+            unsafe to.put(ChangeTag.debugWord, at: 0)
+            unsafe to.put(index, at: 1)
+            unsafe to.put(value, at: 2)
+        case .extendedControl(let index, let value):
+            unsafe to.put(ChangeTag.extendedControl, at: 0)
+            unsafe to.put(index, at: 1)
+            unsafe to.put(value, at: 5)
+        case .noMemory: unsafe to.put(ChangeTag.noMemory, at: 0)
         }
         return encodedBytes
     }
@@ -93,6 +120,15 @@ extension Change {
             let address = GuestPhysicalAddress(try reader.integer(UInt64.self))
             let count = Int(try reader.integer(UInt32.self))
             return .memory(address, unsafe Array(try reader.bytes(count)))
+        case ChangeTag.debugWord:
+            let index: UInt8 = try reader.integer()
+            guard Int(index) < RowLayout.debugWordCount else {
+                throw Malformed("a completion changes word \(index) of the debug registers")
+            }
+            return .debugWord(index, try reader.integer())
+        case ChangeTag.extendedControl:
+            return .extendedControl(index: try reader.integer(), try reader.integer())
+        case ChangeTag.noMemory: return .noMemory
         default: throw Malformed("a completion with a change of unknown kind \(tag)")
         }
     }

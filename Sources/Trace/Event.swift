@@ -113,6 +113,12 @@ public enum Change: Equatable, Sendable {
     case extendedState(offset: UInt32, [UInt8])
     /// Bytes of RAM changed.
     case memory(GuestPhysicalAddress, [UInt8])
+    /// A word of `kvm_debugregs` (0 to 15) got this value: DR0–DR3, DR6, DR7 and KVM's flags.
+    case debugWord(UInt8, UInt64)
+    /// An extended control register got this value; 0 is XCR0.
+    case extendedControl(index: UInt32, UInt64)
+    /// All of RAM became zero.
+    case noMemory
 }
 
 /// What kind of interruption was injected; the raw value is the interruption type of VMX
@@ -161,6 +167,8 @@ public struct Landmark: Equatable, Sendable {
     public var instructions: UInt64?
     /// What tells why a place is not the landmark's; nil in traces of earlier versions.
     public var parts: LandmarkParts?
+    /// No replay would find the place: the trace holds the machine as it was there.
+    public var stored: StoredPlace?
 
     /// Makes a landmark.
     public init(
@@ -172,6 +180,21 @@ public struct Landmark: Equatable, Sendable {
         self.progress = progress
         self.instructions = instructions
         self.parts = parts
+    }
+}
+
+/// How the machine is stored as it was at a landmark.
+public struct StoredPlace: Equatable, Sendable {
+    /// So many completions that follow the interruption put the machine there, from where it was at
+    /// the row before.
+    public var rowCount: UInt16
+    /// CR8 there: devices that are run again must know it before they are asked for the interrupt.
+    public var taskPriorityClass: UInt8
+
+    /// Makes one of its values.
+    public init(rowCount: UInt16, taskPriorityClass: UInt8) {
+        self.rowCount = rowCount
+        self.taskPriorityClass = taskPriorityClass
     }
 }
 

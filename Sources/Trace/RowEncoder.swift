@@ -303,6 +303,7 @@ public struct RowEncoder: ~Copyable {
             flags |= InterruptionRowFlag.instructions
         }
         if interruption.landmark?.parts != nil { flags |= InterruptionRowFlag.parts }
+        if interruption.landmark?.stored != nil { flags |= InterruptionRowFlag.stored }
         unsafe to.put(interruption.kind.rawValue, at: at)
         unsafe to.put(interruption.vector, at: at + 1)
         unsafe to.put(flags, at: at + 2)
@@ -346,6 +347,11 @@ public struct RowEncoder: ~Copyable {
                 unsafe to.put(page.hash, at: at + 8)
                 at += 16
             }
+        }
+        if let stored = landmark.stored {
+            unsafe to.put(stored.rowCount, at: at)
+            unsafe to.put(stored.taskPriorityClass, at: at + 2)
+            at += 3
         }
         return at
     }

@@ -16,7 +16,8 @@ enum InterruptionRowFlag {
     static let progress: UInt8 = 1 << 2
     static let instructions: UInt8 = 1 << 3
     static let parts: UInt8 = 1 << 4
-    static let all: UInt8 = 0x1F
+    static let stored: UInt8 = 1 << 5
+    static let all: UInt8 = 0x3F
     /// In place of the number of a landmark's pages: they are not known.
     static let unknownPages = UInt16.max
 }
@@ -37,6 +38,9 @@ enum ChangeTag {
     static let msr: UInt8 = 4
     static let extendedState: UInt8 = 5
     static let memory: UInt8 = 6
+    static let debugWord: UInt8 = 7
+    static let extendedControl: UInt8 = 8
+    static let noMemory: UInt8 = 9
 }
 
 enum RowLayout {
@@ -45,6 +49,7 @@ enum RowLayout {
     static let registerCount = GeneralRegisters.count
     static let registerMask: UInt32 = (1 << 18) - 1
     static let systemWordCount = SystemRegisters.wordCount
+    static let debugWordCount = 16
     static let systemMask: UInt64 = (1 << 39) - 1
     /// General and system registers in full.
     static let stateBytes = (registerCount + systemWordCount) * 8

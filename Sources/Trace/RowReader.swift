@@ -230,7 +230,7 @@ public struct RowReader: Sendable {
         let flags: UInt8 = try reader.integer()
         let needsLandmark =
             InterruptionRowFlag.progress | InterruptionRowFlag.instructions
-            | InterruptionRowFlag.parts
+            | InterruptionRowFlag.parts | InterruptionRowFlag.stored
         guard flags & ~InterruptionRowFlag.all == 0,
             flags & InterruptionRowFlag.landmark != 0 || flags & needsLandmark == 0
         else { throw Malformed("an interruption with flags \(flags)") }
@@ -253,6 +253,14 @@ public struct RowReader: Sendable {
             landmark.instructions = try reader.integer()
         }
         if flags & InterruptionRowFlag.parts != 0 { landmark.parts = try parts(&reader) }
+        if flags & InterruptionRowFlag.stored != 0 {
+            let stored = StoredPlace(
+                rowCount: try reader.integer(), taskPriorityClass: try reader.integer())
+            guard stored.rowCount > 0, stored.taskPriorityClass < 16 else {
+                throw Malformed("a landmark that is stored in no completion")
+            }
+            landmark.stored = stored
+        }
         result.landmark = landmark
         return result
     }

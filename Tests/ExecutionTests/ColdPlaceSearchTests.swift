@@ -80,20 +80,22 @@ import Testing
         #expect(search.pass(1, nanoseconds: 10) == .drop)
         #expect(search.pass(2, nanoseconds: 10) == .drop)
         #expect(search.settle() == [])
-        #expect(search.outermost() == 2)
         #expect(search.beginAnew() == [1, 2])
         #expect(search.pass(1, nanoseconds: 20) == .keep)
         #expect(search.pass(2, nanoseconds: 10_000) == .keep)
         #expect(search.pass(1, nanoseconds: 300_020) == .take)
     }
 
-    @Test func `of a place that never comes nothing is hoped`() {
+    @Test func `in a loop without a cold place the next interrupt waits less long`() {
         var search = ColdPlaceSearch()
         _ = search.begin([1, 2])
-        #expect(search.pass(1, nanoseconds: 0) == .keep)
-        #expect(search.pass(1, nanoseconds: 10) == .drop)
-        search.passBound(waitingFor: [2])
-        #expect(search.outermost() == 1)
+        let patience = search.patience
+        search.giveUp()
+        // The same loop, seen from elsewhere in it.
+        _ = search.begin([2, 3])
+        #expect(search.patience < patience)
+        _ = search.begin([4])
+        #expect(search.patience == patience)
     }
 
     @Test func `what twice did not come again before ring 3 was left is cold`() {

@@ -87,6 +87,18 @@ struct PCGuestTests {
         #expect(try tape.replay(host) == .identical)
     }
 
+    /// No place in the program's loop comes seldom enough for a replay to stop there.
+    @Test func `an interrupt in an endless loop of ring 3 is replayed from where the trace has it`()
+        throws
+    {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", "12 20").record(host, .host)
+        #expect(tape.outcome.report.ending == Ending(.halted))
+        let counts = tape.outcome.report.midFlight
+        #expect(counts.storedPlaces >= 10)
+        #expect(try tape.replay(host) == .identical)
+    }
+
     // MARK: What the guests say
 
     @Test(arguments: [ClockKind.host, virtual])

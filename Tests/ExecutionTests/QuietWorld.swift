@@ -119,4 +119,6 @@ extension PlainCPU where Self: ~Copyable {
     mutating func raisedException() throws(KVMError) -> UInt8 { 0 }
     mutating func syscallTargets() throws(KVMError) -> SyscallTargets? { nil }
     mutating func moveRIP(to address: UInt64) throws(KVMError) {}
+    mutating func wholeState() throws(KVMError) -> [Change] { [] }
+    mutating func assume(_ changes: [Change], progress: UInt64?) throws(KVMError) {}
 }

@@ -191,6 +191,11 @@ extension FrameEvent {
             let shown = changes.prefix(6).map(\.text).joined(separator: ", ")
             return "completed by the runner: \(shown)" + (changes.count > 6 ? ", …" : "")
         case .interruption(let interruption): return interruption.text
+        case .stored(let changes):
+            let pieces = changes.reduce(0) { count, change in
+                if case .memory(_, let bytes) = change { count + bytes.count } else { count }
+            }
+            return "the machine there is stored: registers, \(pieces) bytes of RAM"
         case .deviceWrite(let address, let bytes):
             return "device wrote 0x\(TextLine.hexadecimal(address.rawValue)): "
                 + ExitDescription.bytes(ExitData(Array(bytes.prefix(4096))), unit: 1)
@@ -241,6 +246,11 @@ extension Change {
             "\(bytes.count) bytes of XSAVE at \(offset)"
         case .memory(let address, let bytes):
             "\(bytes.count) bytes of RAM at 0x\(TextLine.hexadecimal(address.rawValue))"
+        case .debugWord(let index, let value):
+            "debug word \(index)=\(TextLine.hexadecimal(value))"
+        case .extendedControl(let index, let value):
+            "xcr\(index)=\(TextLine.hexadecimal(value))"
+        case .noMemory: "all of RAM zero"
         }
     }
 }

@@ -236,7 +236,13 @@ extension FrameEvent {
             if let landmark = interruption.landmark {
                 json.key("rip")
                 json.value(hex: landmark.registers.rip)
+                json.key("stored")
+                json.value(landmark.stored != nil)
             }
+        case .stored(let changes):
+            json.value("stored" as StaticString)
+            json.key("text")
+            json.value(changes.map(\.text).joined(separator: ", "))
         case .deviceWrite(let address, let bytes):
             json.value("device_write" as StaticString)
             json.key("address")

@@ -196,6 +196,7 @@ extension FrameEvent {
         switch self {
         case .completion: .warning
         case .interruption: .warning
+        case .stored: .input
         case .deviceWrite: .input
         case .end(let end, _):
             [.internalError, .failEntry, .runnerError, .unhandledExit].contains(end.reason)

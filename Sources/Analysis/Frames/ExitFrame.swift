@@ -75,6 +75,8 @@ public enum FrameEvent: Equatable, Sendable {
     case completion([Change])
     /// What was injected.
     case interruption(Interruption)
+    /// The machine at the place of the interruption before, which is stored.
+    case stored([Change])
     /// Bytes that a device put in RAM.
     case deviceWrite(address: GuestPhysicalAddress, bytes: [UInt8])
     /// The end of the run, with the final registers.

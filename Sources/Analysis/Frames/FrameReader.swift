@@ -110,6 +110,7 @@ public struct FrameReader: ~Copyable {
     }
 
     private mutating func readEvents(of frame: inout ExitFrame) throws(TraceError) {
+        var storedLeft: UInt16 = 0
         while let event = try cursor.next() {
             switch event {
             case .exit(let next):
@@ -121,12 +122,22 @@ public struct FrameReader: ~Copyable {
                 frame.eventMask |= 1
                 copy(range, into: &frame.answer)
             case .completion(let range):
-                frame.eventMask |= 1 << 1
-                frame.events.append(.completion(cursor.changes(range)))
+                guard storedLeft > 0 else {
+                    frame.eventMask |= 1 << 1
+                    frame.events.append(.completion(cursor.changes(range)))
+                    break
+                }
+                storedLeft -= 1
+                if case .stored(let before)? = frame.events.last {
+                    frame.events[frame.events.count - 1] = .stored(before + cursor.changes(range))
+                } else {
+                    frame.events.append(.stored(cursor.changes(range)))
+                }
             case .interruption:
                 frame.eventMask |= 1 << 2
                 if let interruption = cursor.interruption {
                     frame.events.append(.interruption(interruption))
+                    storedLeft = interruption.landmark?.stored?.rowCount ?? 0
                 }
             case .deviceWrite(let address, let range):
                 frame.eventMask |= 1 << 3

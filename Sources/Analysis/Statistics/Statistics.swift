@@ -47,6 +47,8 @@ public struct Statistics: Equatable, Sendable {
         public var count: UInt64
         /// How many of them in mid-flight, between two exits.
         public var inMidFlight: UInt64
+        /// How many of those at a place that the trace holds, since no replay would find it.
+        public var stored: UInt64 = 0
     }
 
     /// What was asked for; the bucket width is the one that was used in the end.

@@ -14,6 +14,8 @@ public struct StatisticsCollector {
     private var lastGroup: Int?
     /// The last exit is one at which an instruction was rewritten.
     private var isRewriting = false
+    /// Completions that are to come of a place that is stored.
+    private var storedLeft: UInt16 = 0
     /// Mode and CPL as they were last computed, per vCPU.
     private var states: [(mode: UInt64, cpl: UInt64)?]
     /// For `symbol`: the key of each address's function, by the address's number.
@@ -96,7 +98,7 @@ public struct StatisticsCollector {
         switch event {
         case .exit(let exit): add(exit, cursor)
         case .answer: result.answerCount &+= 1
-        default: addOther(event)
+        default: addOther(event, cursor)
         }
     }
 
@@ -226,10 +228,12 @@ public struct StatisticsCollector {
     }
 
     @inline(never)
-    private mutating func addOther(_ event: Event) {
+    private mutating func addOther(_ event: Event, _ cursor: borrowing EventCursor) {
         switch event {
         case .completion:
-            if isRewriting {
+            if storedLeft > 0 {
+                storedLeft -= 1
+            } else if isRewriting {
                 result.rewritingCount &+= 1
             } else {
                 result.completionCount &+= 1
@@ -246,7 +250,11 @@ public struct StatisticsCollector {
                 result.interruptions.append(.init(label: label, count: 0, inMidFlight: 0))
             }
             result.interruptions[index].count &+= 1
-            if isInMidFlight { result.interruptions[index].inMidFlight &+= 1 }
+            if isInMidFlight {
+                result.interruptions[index].inMidFlight &+= 1
+                storedLeft = cursor.interruption?.landmark?.stored?.rowCount ?? 0
+                if storedLeft > 0 { result.interruptions[index].stored &+= 1 }
+            }
         case .start, .exit, .answer, .end: break
         }
     }

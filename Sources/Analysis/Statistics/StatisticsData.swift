@@ -38,6 +38,7 @@ extension Statistics {
             json.pair("label", entry.label)
             json.pair("count", entry.count)
             json.pair("mid_flight", entry.inMidFlight)
+            json.pair("stored", entry.stored)
             json.endObject()
         }
         json.endArray()

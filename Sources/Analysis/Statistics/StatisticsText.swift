@@ -116,6 +116,9 @@ extension Statistics {
             if entry.inMidFlight > 0 {
                 text += ", \(TraceInfo.grouped(entry.inMidFlight)) of them between two exits"
             }
+            if entry.stored > 0 {
+                text += ", \(TraceInfo.grouped(entry.stored)) with the machine stored"
+            }
             put("injected", text)
         }
         if completionCount > 0 {

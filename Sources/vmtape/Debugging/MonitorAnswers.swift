@@ -178,6 +178,11 @@ enum MonitorAnswers {
                     where covers(address, bytes.count) {
                         what = "the completion of an instruction that KVM does not emulate"
                     }
+                case .stored(let changes):
+                    for case .memory(let address, let bytes) in changes
+                    where covers(address, bytes.count) {
+                        what = "code of which the trace holds only what it came to"
+                    }
                 default: break
                 }
             }

@@ -63,6 +63,7 @@ enum ReplayText {
             ("landmarks", counts.landmarks), ("hits", counts.hits),
             ("rejected_hits", counts.rejectedHits), ("coasts", counts.coasts),
             ("steps", counts.steps), ("ring3_stops", counts.ring3Stops),
+            ("stored_places", counts.storedPlaces),
         ] {
             json.key(key)
             json.value(value)
@@ -79,6 +80,9 @@ enum ReplayText {
             + "\(number(counts.rejectedHits)) of them in another state; "
             + "\(number(counts.coasts)) coasts, \(number(counts.steps)) steps, "
             + "\(number(counts.ring3Stops)) stops in ring 3"
+            + (counts.storedPlaces > 0
+                ? "; \(number(counts.storedPlaces)) places taken from the trace, where the guest was in "
+                    + "a loop that could not be stopped again" : "")
     }
 
     private static func write(_ divergence: ReplayDivergence, _ json: inout JSONWriter) {

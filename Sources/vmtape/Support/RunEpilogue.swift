@@ -15,12 +15,6 @@ enum RunEpilogue {
                 if index == 0 { Message.error(line) } else { Message.line(line) }
             }
         }
-        let loops = report.midFlight.landmarksInLoops
-        if loops > 0 {
-            Message.note(
-                "\(RunText.grouped(loops)) interrupts came in a loop in ring 3 that did not end for "
-                    + "a second: a replay may not find where, and would stop there")
-        }
         if unclaimed.total > 0 {
             Message.note(
                 "\(RunText.grouped(unclaimed.total)) accesses to ports or addresses that no "
