@@ -70,9 +70,9 @@ public struct DebugServer: ~Copyable, Sendable {
         _ target: inout Target, interrupt: InterruptFlag
     ) throws(TransportError) -> SessionEnding {
         guard let listener else {
-            let connection = Connection(
+            var connection = Connection(
                 input: streams.input, output: streams.output, stopper: stopSignal)
-            return try converse(connection, &target, interrupt)
+            return try converse(&connection, &target, interrupt)
         }
         while true {
             do throws(Connection.Failure) {
@@ -84,15 +84,17 @@ public struct DebugServer: ~Copyable, Sendable {
                 throw .cannotAccept("\(error)")
             }
             guard let socket = try listener.accept() else { continue }
-            let connection = Connection(socket, stopper: stopSignal)
-            return try converse(connection, &target, interrupt)
+            var connection = Connection(socket, stopper: stopSignal)
+            let ending = try converse(&connection, &target, interrupt)
+            // Whoever goes without a word only looked whether somebody is here, as another server at
+            // the same path does.
+            if connection.hasSpoken || ending != .disconnected { return ending }
         }
     }
 
     private func converse<Target: DebugTarget & ~Copyable>(
-        _ connection: consuming Connection, _ target: inout Target, _ interrupt: InterruptFlag
+        _ connection: inout Connection, _ target: inout Target, _ interrupt: InterruptFlag
     ) throws(TransportError) -> SessionEnding {
-        var connection = consume connection
         var session = Session()
         var deframer = Deframer()
         defer { session.close(&target) }

@@ -310,6 +310,18 @@ struct BranchTests {
         #expect(child.printed.hasPrefix("\(taken) ticks, "), "\(position): \(child.printed)")
     }
 
+    @Test func `a run goes live behind an interrupt whose place the trace holds`() throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", "12 20").record(host, .host)
+        guard tape.outcome.report.midFlight.storedPlaces > 3 else { return }
+        let exit = try #require(
+            try Self.interruptedExit(tape.path, from: 14, inMidFlight: true))
+        let child = try Self.leave(
+            host, tape, at: try #require(Position(after: exit + 1, instructions: 5)), .host)
+        let taken = try PCTape.vectors(child.path).count
+        #expect(child.printed.hasPrefix("\(taken) ticks, "), "\(child.printed)")
+    }
+
     /// Leaves a tape at a place between two exits: the run must come to its end, and its trace must
     /// be good, and the tape's up to there.
     @discardableResult

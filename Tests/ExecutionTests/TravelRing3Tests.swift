@@ -108,6 +108,35 @@ struct TravelRing3Tests {
         #expect(try machine.seekEnd().word == "end")
     }
 
+    /// An endless loop, in which no replay comes to where an interrupt was.
+    @Test func `the way leads over places that the trace holds, in both directions`() throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", "12 20").record(host, .host)
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
+        guard machine.usesRing3Stops, tape.outcome.report.midFlight.storedPlaces > 3 else { return }
+        let exits = (machine.reader.exitCount / 4)..<(machine.reader.exitCount / 4 + 6)
+        var sights: [Sight] = []
+        for exit in exits {
+            _ = try machine.seek(to: Position(exitCount: exit))
+            sights.append(try Sight(&machine))
+        }
+        // From its beginning too, stepped through the first of the loop.
+        _ = try machine.seek(to: Position(exitCount: exits.lowerBound))
+        try #require(try enter(&machine, from: exits.lowerBound))
+        for _ in 0..<30 { _ = try machine.step() }
+        let inside = try Sight(&machine)
+        for sight in sights.reversed() {
+            _ = try machine.seek(to: sight.position)
+            #expect(try Sight(&machine) == sight, "\(sight.position)")
+        }
+        _ = try machine.seek(to: inside.position)
+        #expect(try Sight(&machine) == inside)
+        // A breakpoint in ring 3 that is not on the way: where the loop is left is found none the less.
+        machine.insertBreakpoint(GuestVirtualAddress(inside.registers.rip & ~0xFFF))
+        #expect(try machine.seekEnd().word == "end")
+        #expect(machine.divergence == nil)
+    }
+
     @Test(arguments: ["ring3", "syscall"])
     func `a place in ring 3 gets the name that steps give it`(_ name: String) throws {
         let host = try Host()

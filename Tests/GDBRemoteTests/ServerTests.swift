@@ -42,6 +42,16 @@ import Testing
         #expect(server.breakpointCounts == [0, 0, 0, 0])
     }
 
+    @Test func doesNotServeWhoeverGoesWithoutAWord() throws {
+        let server = try ServingThread()
+        for _ in 0..<3 { try Client(server.address).hangUp() }
+        let client = try Client(server.address)
+        client.say("qC")
+        try client.expect("$QC1#c5")
+        client.say("D")
+        #expect(try server.endings() == [.detached])
+    }
+
     @Test func interruptsARun() throws {
         let server = try ServingThread(machine: Self.spinning)
         let client = try Client(server.address)

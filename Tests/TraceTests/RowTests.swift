@@ -112,12 +112,48 @@ struct RowLayoutTests {
                     .register(.rcx, 1), .systemWord(28, 2),
                     .event(.exception, vector: 14, errorCode: 0x15), .msr(index: 3, 4),
                     .extendedState(offset: 160, [7]), .memory(.init(5), [6]),
+                    .debugWord(5, 8), .extendedControl(index: 0, 9), .noMemory,
                 ], 0
             ).encode(&encoder)
-                == [0x04, 6, 0] + [1, 2] + le(UInt64(1)) + [2, 28] + le(UInt64(2))
+                == [0x04, 9, 0] + [1, 2] + le(UInt64(1)) + [2, 28] + le(UInt64(2))
                 + [3, 3, 14, 1] + le(UInt32(0x15)) + [4] + le(UInt32(3)) + le(UInt64(4))
                 + [5] + le(UInt32(160)) + le(UInt32(1)) + [7]
-                + [6] + le(UInt64(5)) + le(UInt32(1)) + [6])
+                + [6] + le(UInt64(5)) + le(UInt32(1)) + [6]
+                + [7, 5] + le(UInt64(8)) + [8] + le(UInt32(0)) + le(UInt64(9)) + [9])
+    }
+
+    @Test func aStoredPlace() throws {
+        var encoder = RowEncoder(vCPUCount: 1)
+        var landmark = Landmark(
+            registers: GeneralRegisters(), state: Digest128(low: 1, high: 2))
+        landmark.stored = StoredPlace(rowCount: 0x102, taskPriorityClass: 9)
+        let row = Sample.interruption(
+            Interruption(.external, vector: 14, landmark: landmark), 0
+        ).encode(&encoder)
+        let head: [UInt8] = [0x05, 0, 14, 0x22] + le(UInt32(0)) + le(UInt64(1)) + le(UInt64(2))
+        #expect(row == head + le(UInt16(0x102)) + [9])
+        // In no completion; with a priority that CR8 does not have; without a landmark.
+        for bytes in [
+            head + [0, 0, 9], head + [1, 0, 16], [0x05, 0, 14, 0x20, 1, 0, 0] as [UInt8],
+        ] {
+            // SAFETY: the array outlives the call.
+            let view = unsafe bytes.withUnsafeBytes { unsafe try? RowView($0) }
+            #expect(view == nil, "\(bytes)")
+        }
+    }
+
+    @Test func changesThatCompletionsHaveRoomFor() {
+        let pages = (0..<40).map {
+            Change.memory(.init(UInt64($0) * 4096), Array(repeating: 7, count: 4096))
+        }
+        let lists = Change.split([.noMemory] + pages + [.register(.rax, 1)])
+        #expect(Array(lists.joined()) == [.noMemory] + pages + [.register(.rax, 1)])
+        #expect(lists.count == 3)
+        var encoder = RowEncoder(vCPUCount: 1)
+        for list in lists {
+            #expect(Sample.completion(list, 0).encode(&encoder).count <= Limits.completionBytes)
+        }
+        #expect(Change.split([]).isEmpty)
     }
 
     @Test func interruptions() {

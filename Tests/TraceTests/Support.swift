@@ -256,21 +256,26 @@ struct SampleMaker {
                     .msr(index: 0x10, random.word()),
                     .extendedState(offset: 160, random.bytes(random.below(40))),
                     .memory(.init(random.word()), random.bytes(random.below(300))),
+                    .debugWord(5, now), .extendedControl(index: 0, 7), .noMemory,
                 ], vCPU)
         case 1:
             var at = registers[Int(vCPU)]
             at.rip = random.word()
             at.words[random.below(16)] = random.word()
-            return .interruption(
-                Interruption(
-                    .external, vector: 0x30, errorCode: random.chance(20) ? 5 : nil,
-                    landmark: random.chance(30)
-                        ? nil
-                        : Landmark(
-                            registers: at,
-                            state: .init(low: random.next(), high: random.next()),
-                            progress: random.chance(50) ? random.word() : nil,
-                            instructions: random.chance(50) ? random.word() : nil)), vCPU)
+            var interruption = Interruption(
+                .external, vector: 0x30, errorCode: random.chance(20) ? 5 : nil,
+                landmark: random.chance(30)
+                    ? nil
+                    : Landmark(
+                        registers: at,
+                        state: .init(low: random.next(), high: random.next()),
+                        progress: random.chance(50) ? random.word() : nil,
+                        instructions: random.chance(50) ? random.word() : nil))
+            if let low = interruption.landmark?.state.low, low % 5 == 0 {
+                interruption.landmark?.stored = StoredPlace(
+                    rowCount: UInt16(1 + low % 3), taskPriorityClass: 2)
+            }
+            return .interruption(interruption, vCPU)
         case 2:
             return .deviceWrite(
                 .init(random.word()), random.bytes(random.below(600)), vCPU)

@@ -155,6 +155,10 @@ extension TimeMachine {
         case interrupted
     }
 
+    /// How often the place of an interrupt is passed that no replay comes to, before the machine is put
+    /// there: breakpoints between are missed from then on.
+    private static let storedPasses = 1024
+
     /// Runs ring 3, which is next, until something of interest.
     private mutating func runRing3(
         _ addresses: [GuestVirtualAddress], _ landmark: Landmark?, _ isInterrupted: () -> Bool
@@ -162,6 +166,7 @@ extension TimeMachine {
         let wanted = addresses.map(\.rawValue)
         let planted = wanted + (landmark.map { [$0.registers.rip] } ?? [])
         let search = landmark.map { LandmarkSearch($0) }
+        var passes = 0
         while true {
             let address: UInt64
             switch try runRing3(planted, isInterrupted) {
@@ -171,6 +176,10 @@ extension TimeMachine {
             }
             if wanted.contains(address) { return .stop(address) }
             let registers = machine.currentRegisters
+            passes += 1
+            if let landmark, landmark.stored != nil, passes > Self.storedPasses {
+                return .landmark(try reachRing3(landmark))
+            }
             guard let landmark, search?.matches(registers) ?? false,
                 try isWhole(landmark, registers)
             else { continue }

@@ -12,6 +12,8 @@ struct Connection: ~Copyable {
     /// What was read and not taken, from ``position`` on.
     private var bytes: [UInt8] = []
     private var position = 0
+    /// The other end has said something.
+    private(set) var hasSpoken = false
 
     /// Why nothing more comes or goes.
     enum Failure: Error, Equatable {
@@ -59,6 +61,7 @@ struct Connection: ~Copyable {
         bytes.removeAll(keepingCapacity: true)
         position = 0
         bytes = try Self.read(input, atMost: Self.chunk)
+        hasSpoken = true
     }
 
     /// Adds what somebody else has read from the same descriptor.

@@ -55,6 +55,25 @@ struct RecordedRun: ~Copyable {
 
 /// What a person is told of a replay that parts from its recording while it is travelled.
 func divergenceLine(_ divergence: ReplayDivergence, _ reader: TraceReader) -> String {
-    "\(reader.path): the replay parts from the recording at exit \(divergence.exitNumber); "
-        + "vmtape replay says how"
+    var details = divergence.registerDifferences.prefix(4).map {
+        "\($0.name) recorded 0x\(String($0.expected, radix: 16)), "
+            + "replayed 0x\(String($0.actual, radix: 16))"
+    }
+    if let expected = divergence.expected?.event, let actual = divergence.actual?.event {
+        let (recorded, replayed) = (name(expected), name(actual))
+        if recorded != replayed {
+            details.insert("recorded \(recorded), replayed \(replayed)", at: 0)
+        }
+    }
+    details += divergence.causes.prefix(1)
+    return "\(reader.path): the replay parts from the recording at exit \(divergence.exitNumber)"
+        + (details.isEmpty ? "" : " (\(details.joined(separator: "; ")))")
+        + "; vmtape replay says more, if it parts there too"
+}
+
+private func name(_ event: Event) -> String {
+    switch event {
+    case .exit(let exit): exit.reason.name
+    default: "\(event.kind)"
+    }
 }
