@@ -183,7 +183,9 @@ struct ColdPlaceSearch {
 
     /// How many bounds an interrupt waits for a cold place before the machine is stored where it
     /// stands. In a loop in which that was so once, and which goes on, the next need not wait long.
-    var patience: Int { places.contains(where: hot.contains) ? Self.shortPatience : Self.longPatience }
+    var patience: Int {
+        places.contains(where: hot.contains) ? Self.shortPatience : Self.longPatience
+    }
 
     /// None of the places was cold for as long as an interrupt can wait.
     mutating func giveUp() { hot = places }
