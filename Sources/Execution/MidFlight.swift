@@ -15,9 +15,6 @@ extension RunLoop {
     /// The first wait after a place that was not allowed; doubled from time to time.
     private static let retryNanoseconds: UInt64 = 20_000
     private static let retryDoublings = 6
-    /// After so many places in ring 3 that no replay would find the interrupt waits for the next
-    /// exit.
-    private static let ring3Attempts = 256
 
     /// Kicks the vCPU after a time, for a look at what waits.
     @inline(never)
@@ -54,9 +51,13 @@ extension RunLoop {
         let isRing3 = unsafe cpu.systemRegistersPointer.pointee.cpl == 3
         // What nobody listens to nobody will have to find again.
         var isPlace = try takesInterrupt(&cpu)
-        if Side.isListening, isPlace { isPlace = isFindable(cpu, isRing3: isRing3) }
         var isStored = false
-        if Side.isListening, isPlace, isRing3 ? usesRing3Stops : movesInRing0(cpu) {
+        if Side.isListening, isPlace {
+            isPlace = isFindable(cpu, isRing3: isRing3)
+            // What no replay finds on this host is stored.
+            if !isPlace, isRing3, !isInREP(cpu) { (isPlace, isStored) = (true, true) }
+        }
+        if Side.isListening, isPlace, !isStored, isRing3 ? usesRing3Stops : movesInRing0(cpu) {
             switch try findColdPlace(isRing3: isRing3, &cpu, &side, memory: memory) {
             case .here: isPlace = try takesInterrupt(&cpu)
             case .hot:
@@ -81,10 +82,6 @@ extension RunLoop {
             midFlight.refusedPlaces += 1
             if isRing3 { midFlight.refusedInRing3 += 1 }
             attempts += 1
-            // Where none is found in ring 0 within the bound, the next exit arms the timer again.
-            if Side.isListening, isRing3, !isRing3Found, attempts > Self.ring3Attempts {
-                return nil
-            }
             try armRetry(&cpu)
             return nil
         }
@@ -116,6 +113,7 @@ extension RunLoop {
             progress: hasCounter ? try cpu.progress() : nil, changedPages: changed)
         guard isStored else { return (landmark, []) }
         let completions = try storedPlace(&cpu, changedPages: changed, memory)
+        guard !completions.isEmpty else { return (landmark, []) }
         landmark.stored = StoredPlace(
             rowCount: UInt16(completions.count),
             taskPriorityClass: UInt8(truncatingIfNeeded: cpu.taskPriorityClass & 0xF))
@@ -169,6 +167,12 @@ extension RunLoop {
         }
         // A kick's: the search for a cold place leaves a REP behind.
         return flags & (usesRing3Stops ? Self.trapFlag : Self.trapFlag | Self.resumeFlag) == 0
+    }
+
+    /// Whether the CPU stands in a REP that was cut short, or is stepped by the guest itself.
+    private func isInREP<CPU: Processor & ~Copyable>(_ cpu: borrowing CPU) -> Bool {
+        // SAFETY: the page's registers do not change before the next run.
+        unsafe cpu.registersPointer.pointee[.rflags] & (Self.trapFlag | Self.resumeFlag) != 0
     }
 
     /// Has the world judge how long the guest has made no exit.

@@ -99,6 +99,18 @@ struct PCGuestTests {
         #expect(try tape.replay(host) == .identical)
     }
 
+    /// What a host does that neither stops nor counts ring 3.
+    @Test(arguments: [true, false])
+    func `where no place in ring 3 is found, each is stored`(replaysWithCounter: Bool) throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", "20 3").record(host, .host) {
+            $0.usesCounter = false
+        }
+        #expect(tape.outcome.report.ending == Ending(.halted))
+        #expect(tape.outcome.report.midFlight.storedPlaces >= 1)
+        #expect(try tape.replay(host, usesCounter: replaysWithCounter) == .identical)
+    }
+
     // MARK: What the guests say
 
     @Test(arguments: [ClockKind.host, virtual])

@@ -222,8 +222,9 @@ extension HostBehaviour {
     private var midFlightRing3: String {
         if breakpointRing3 == .yes { return "breakpoints and steps" }
         guard exceptionStopsRing3 == .yes, instructionCounter == .yes else {
-            return "no: they wait for the next exit"
+            return "by the machine as it was there, from the trace"
         }
-        return "at the ends of loops, by exceptions without an interrupt table"
+        return "at the ends of loops, by exceptions without an interrupt table; in a loop without end by "
+            + "the machine as it was there, from the trace"
     }
 }
