@@ -67,6 +67,7 @@ extension GuestCPU {
         if let before = saved.progress, let now = try progress() {
             progressOffset &+= before &- now
         }
+        try noteInjection()
     }
 
     /// Finds the saved MSRs that can be set, by setting each to what it is.

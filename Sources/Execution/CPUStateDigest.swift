@@ -66,6 +66,7 @@ extension GuestCPU {
     /// would put them out of force). The CPU must be settled.
     public mutating func isQuiet() throws(KVMError) -> Bool {
         try findComparedMSRs()
+        guard try !hasEventUnderWay() else { return false }
         return try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
             guard try !cpu.events().isAnythingPending else { return false }
             return try cpu.debugRegisters().dr7 & 0xFF == 0

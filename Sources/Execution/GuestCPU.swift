@@ -44,6 +44,8 @@ public struct GuestCPU: ~Copyable {
     var markedHashes: [UInt64: UInt64] = [:]
     /// Where a search for a landmark began.
     var kept: Checkpoint?
+    /// The event that was injected last, and where.
+    private var injection: Injection?
 
     init(
         _ cpu: consuming PendingCPU, of machine: consuming VirtualMachine, savedMSRs: [UInt32]
@@ -89,6 +91,7 @@ extension GuestCPU: Processor {
     /// Injects an external interrupt; the CPU must be settled and ready for it.
     public mutating func interrupt(vector: UInt8) throws(KVMError) {
         try whileSettled { cpu throws(KVMError) in try cpu.interrupt(vector: vector) }
+        try noteInjection()
     }
 
     /// Whether no other is being served, nothing is on its way and there is no shadow.
@@ -102,6 +105,7 @@ extension GuestCPU: Processor {
     /// Queues a non-maskable interrupt; the CPU must be settled.
     public mutating func nonMaskableInterrupt() throws(KVMError) {
         try whileSettled { cpu throws(KVMError) in try cpu.nmi() }
+        try noteInjection()
     }
 
     /// Does something with all of the CPU's state, which is settled.
@@ -200,7 +204,39 @@ extension GuestCPU: Processor {
         let events = try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
             try cpu.events()
         }
-        return events.isAnythingUnderWay ? events : nil
+        return events.isAnythingUnderWay ? events : try withheldEvents()
+    }
+
+    /// An event that was injected, and where the guest stood.
+    private struct Injection {
+        var events: VCPUEvents
+        var progress: UInt64
+        var rip: UInt64
+        var rsp: UInt64
+    }
+
+    /// Remembers what was just injected.
+    mutating func noteInjection() throws(KVMError) {
+        injection = nil
+        guard let progress = try progress() else { return }
+        injection = try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            let events = try cpu.events()
+            let registers = try cpu.registers()
+            return events.isAnythingUnderWay
+                ? Injection(
+                    events: events, progress: progress, rip: registers.rip,
+                    rsp: registers[.rsp]) : nil
+        }
+    }
+
+    /// The event that was injected where the guest still stands: a kick that comes while it is being
+    /// delivered leaves it with KVM, which no longer tells of it (KVM_GET_VCPU_EVENTS) and delivers
+    /// it at the next run. Nil: there is none. Not known where no instructions are counted.
+    private mutating func withheldEvents() throws(KVMError) -> VCPUEvents? {
+        guard let injection, try progress() == injection.progress else { return nil }
+        // SAFETY: the page's registers do not change before the next run.
+        let (rip, rsp) = unsafe (registers.pointee.rip, registers.pointee[.rsp])
+        return injection.rip == rip && injection.rsp == rsp ? injection.events : nil
     }
 
     /// Settles a CPU whose state is of no more use; exits go unanswered.

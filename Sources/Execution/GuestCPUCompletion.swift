@@ -56,6 +56,7 @@ extension GuestCPU {
             }
             if events != before { try cpu.setEvents(events) }
         }
+        try noteInjection()
     }
 
     private static func applyRegisters(

@@ -224,7 +224,7 @@ extension HostBehaviour {
         guard exceptionStopsRing3 == .yes, instructionCounter == .yes else {
             return "by the machine as it was there, from the trace"
         }
-        return "at the ends of loops, by exceptions without an interrupt table; in a loop without end by "
-            + "the machine as it was there, from the trace"
+        return "at the ends of loops, by exceptions without an interrupt table; in a loop without "
+            + "end by the machine as it was there, from the trace"
     }
 }
