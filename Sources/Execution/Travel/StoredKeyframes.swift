@@ -15,7 +15,7 @@ public struct KeyframeFileSummary: Equatable, Sendable {
 
 extension TimeMachine {
     /// The rules by which keyframes are made and kept; a file of others is of no use.
-    private static let codingVersion = "1"
+    private static let codingVersion = "2"
 
     /// What keyframes depend on beside the trace: everything known of how this host behaves, its
     /// kernel, and how instructions are counted.
