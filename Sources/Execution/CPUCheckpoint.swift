@@ -32,14 +32,18 @@ extension GuestCPU {
         try findSettableMSRs()
         let progress = try progress()
         let indices = savedMSRs
+        let withheld = try withheldEvents()
         return try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
             var extended: [UInt8] = []
             try cpu.readXSave(into: &extended)
+            var events = try cpu.events()
+            if let withheld { events = withheld }
             return CPUCheckpoint(
                 mpState: try cpu.mpState(), registers: try cpu.registers(),
                 system: try cpu.systemRegisters2(), extended: extended,
                 extendedControl: try cpu.extendedControlRegisters(),
-                debug: try cpu.debugRegisters(), events: try cpu.events(),
+                debug: try cpu.debugRegisters(),
+                events: events,
                 msrs: try cpu.readMSRs(indices), progress: progress)
         }
     }
@@ -67,7 +71,7 @@ extension GuestCPU {
         if let before = saved.progress, let now = try progress() {
             progressOffset &+= before &- now
         }
-        try noteInjection()
+        try noteInjection(saved.events)
     }
 
     /// Finds the saved MSRs that can be set, by setting each to what it is.

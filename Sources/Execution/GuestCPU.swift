@@ -216,23 +216,26 @@ extension GuestCPU: Processor {
     }
 
     /// Remembers what was just injected.
-    mutating func noteInjection() throws(KVMError) {
+    ///
+    /// - Parameter events: what KVM was told; nil: it tells itself.
+    mutating func noteInjection(_ events: VCPUEvents? = nil) throws(KVMError) {
         injection = nil
         guard let progress = try progress() else { return }
         injection = try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
-            let events = try cpu.events()
+            let told = try cpu.events()
+            let known = events ?? told
+            guard known.isAnythingUnderWay else { return nil }
             let registers = try cpu.registers()
-            return events.isAnythingUnderWay
-                ? Injection(
-                    events: events, progress: progress, rip: registers.rip,
-                    rsp: registers[.rsp]) : nil
+            return Injection(
+                events: known, progress: progress, rip: registers.rip, rsp: registers[.rsp])
         }
     }
 
-    /// The event that was injected where the guest still stands: a kick that comes while it is being
-    /// delivered leaves it with KVM, which no longer tells of it (KVM_GET_VCPU_EVENTS) and delivers
-    /// it at the next run. Nil: there is none. Not known where no instructions are counted.
-    private mutating func withheldEvents() throws(KVMError) -> VCPUEvents? {
+    /// The event that was injected where the guest still stands, of which KVM does not tell: #BP and
+    /// #OF never show in KVM_GET_VCPU_EVENTS (the instruction is expected to raise them again, and
+    /// here the runner carried it out). Nil: there is none. Not known where no instructions are
+    /// counted.
+    mutating func withheldEvents() throws(KVMError) -> VCPUEvents? {
         guard let injection, try progress() == injection.progress else { return nil }
         // SAFETY: the page's registers do not change before the next run.
         let (rip, rsp) = unsafe (registers.pointee.rip, registers.pointee[.rsp])

@@ -26,7 +26,7 @@ extension GuestCPU {
 
     /// Changes the CPU as a completion says, but for RAM.
     public mutating func apply(_ changes: [Change]) throws(KVMError) {
-        try whileSettled { cpu throws(KVMError) in
+        let events = try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
             // Registers first: KVM drops a pending exception when they are written.
             try Self.applyRegisters(changes, &cpu)
             try Self.applyExtendedState(changes, &cpu)
@@ -55,8 +55,9 @@ extension GuestCPU {
                 events.flags |= VCPUEvents.validShadow
             }
             if events != before { try cpu.setEvents(events) }
+            return events
         }
-        try noteInjection()
+        try noteInjection(events)
     }
 
     private static func applyRegisters(
