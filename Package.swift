@@ -92,7 +92,7 @@ let package = Package(
         tests("Threads"),
         tests("KVM", ["Machine", "Threads"]),
         tests("Disassembly", ["Machine"]),
-        tests("Trace", ["Machine", "Threads"]),
+        tests("Trace", ["Machine", "TestSupport", "Threads"]),
         tests("Guest", ["Machine", "TestSupport"]),
         tests("Devices", ["Machine", "Threads"]),
         tests("Symbols", ["Machine", "TestSupport"], exclude: ["Fixtures"]),
@@ -102,7 +102,7 @@ let package = Package(
                 "Devices", "Disassembly", "Guest", "KVM", "Machine", "Symbols", "TestSupport",
                 "Trace",
             ]),
-        tests("Analysis", ["Machine", "Symbols", "Trace"], exclude: ["Snapshots"]),
+        tests("Analysis", ["Machine", "Symbols", "TestSupport", "Trace"], exclude: ["Snapshots"]),
         tests("GDBRemote", ["Machine", "TestSupport", "Threads"]),
         .testTarget(
             name: "vmtapeTests", dependencies: ["vmtape", "Analysis", "TestSupport", "Trace"],

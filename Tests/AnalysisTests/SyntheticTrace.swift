@@ -5,42 +5,6 @@ import Trace
 
 @testable import Analysis
 
-/// A directory of its own for one test, removed when it goes.
-final class TemporaryDirectory {
-    let path: String
-
-    init() throws {
-        var template = Array("/tmp/vmtape-analysis-XXXXXX".utf8CString)
-        // SAFETY: the template is a string that ends with a zero and may be written to.
-        let isMade = unsafe template.withUnsafeMutableBufferPointer { buffer in
-            guard let base = buffer.baseAddress else { return false }
-            return unsafe mkdtemp(base) != nil
-        }
-        guard isMade else { throw CannotMakeDirectory(errno: errno) }
-        path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-
-    struct CannotMakeDirectory: Error { let errno: Int32 }
-
-    deinit {
-        // Only files that the tests made are in there.
-        if let directory = unsafe opendir(path) {
-            while let entry = unsafe readdir(directory) {
-                // SAFETY: d_name ends with a zero within the entry, which lives until the next
-                // readdir.
-                let name = unsafe withUnsafePointer(to: &entry.pointee.d_name) {
-                    unsafe $0.withMemoryRebound(to: CChar.self, capacity: 256) {
-                        unsafe String(cString: $0)
-                    }
-                }
-                if name != ".", name != ".." { _ = unsafe unlink("\(path)/\(name)") }
-            }
-            unsafe closedir(directory)
-        }
-        unsafe rmdir(path)
-    }
-}
-
 /// Writes a trace event by event, with registers and times that follow from its own counting.
 struct SyntheticTrace: ~Copyable {
     let path: String

@@ -1,31 +1,9 @@
 import Glibc
 import Machine
+import TestSupport
 import Testing
 
 @testable import Guest
-
-/// A directory that is there while the value lives.
-private final class Scratch {
-    let path: String
-
-    init() throws {
-        var template = Array("/tmp/vmtape-core-XXXXXX".utf8CString)
-        // SAFETY: the template is a C string that ends in six X, as mkdtemp asks.
-        let isMade = unsafe template.withUnsafeMutableBufferPointer {
-            unsafe $0.baseAddress.map { unsafe mkdtemp($0) != nil } ?? false
-        }
-        try #require(isMade)
-        path = String(decoding: template.dropLast().map(UInt8.init(bitPattern:)), as: UTF8.self)
-    }
-
-    deinit {
-        for name in ["core", "core.partial", "link"] {
-            // SAFETY: paths are strings of ours.
-            _ = unsafe unlink("\(path)/\(name)")
-        }
-        _ = unsafe rmdir(path)
-    }
-}
 
 /// Numbers out of a file's bytes.
 private struct Reading {
@@ -109,7 +87,7 @@ private struct Reading {
     }
 
     @Test func longModeGivesBothAddressesOfMemory() throws {
-        let scratch = try Scratch()
+        let scratch = try TemporaryDirectory()
         let path = "\(scratch.path)/core"
         let core = try CoreFile.write(
             to: path, cpus: [cpu(isLong: true), cpu(isLong: true)], memory: memory(),
@@ -146,7 +124,7 @@ private struct Reading {
     }
 
     @Test func notesHoldTheRegisters() throws {
-        let scratch = try Scratch()
+        let scratch = try TemporaryDirectory()
         let path = "\(scratch.path)/core"
         _ = try CoreFile.write(
             to: path, cpus: [cpu(isLong: true), cpu(isLong: true)], memory: memory(),
@@ -180,7 +158,7 @@ private struct Reading {
     }
 
     @Test func thirtyTwoBitGuestsGiveThirtyTwoBitCores() throws {
-        let scratch = try Scratch()
+        let scratch = try TemporaryDirectory()
         let path = "\(scratch.path)/core"
         let core = try CoreFile.write(
             to: path, cpus: [cpu(isLong: false)], memory: memory(), program: "kernel")
@@ -201,7 +179,7 @@ private struct Reading {
     }
 
     @Test func filesThatAreThereStayUnlessReplaced() throws {
-        let scratch = try Scratch()
+        let scratch = try TemporaryDirectory()
         let path = "\(scratch.path)/core"
         let memory = try memory()
         func write(isReplacing: Bool = false) throws(GuestError) -> CoreFile {

@@ -18,6 +18,20 @@ public final class TemporaryDirectory: Sendable {
     /// The path of a file in it.
     public func file(_ name: String) -> String { "\(path)/\(name)" }
 
+    /// Writes a file in it, and makes the directories on its way; returns its path.
+    @discardableResult
+    public func write(_ name: String, _ bytes: [UInt8]) throws(SupportError) -> String {
+        for index in name.indices where name[index] == "/" {
+            let directory = file(String(name[..<index]))
+            // SAFETY: Swift passes a NUL-terminated string for the call.
+            guard unsafe mkdir(directory, 0o700) == 0 || errno == EEXIST else {
+                throw SupportError(directory, errno: errno)
+            }
+        }
+        try Files.write(file(name), bytes)
+        return file(name)
+    }
+
     deinit { Files.removeTree(path) }
 }
 

@@ -1,5 +1,6 @@
 import Glibc
 import Machine
+import TestSupport
 import Testing
 
 @testable import Symbols
@@ -109,7 +110,7 @@ import Testing
                     }
                 }
             }
-            trail?.write("\(fixture)-last.elf", bytes)
+            try trail?.write("\(fixture)-last.elf", bytes)
             exercise(bytes, around: addresses)
         }
     }

@@ -1,4 +1,5 @@
 import Glibc
+import TestSupport
 
 @testable import Symbols
 
@@ -29,7 +30,7 @@ enum Reference {
         guard let path else { return [] }
         let directory = try TemporaryDirectory()
         let input = addresses.map { "\(hexadecimal($0))\n" }.joined()
-        let list = directory.write("addresses", Array(input.utf8))
+        let list = try directory.write("addresses", Array(input.utf8))
         let command =
             "'\(path)' -e '\(file)' --no-demangle --inlines --output-style=LLVM < '\(list)'"
         // SAFETY: popen and fgetc on a stream that this function opens and closes.

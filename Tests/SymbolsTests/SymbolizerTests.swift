@@ -1,4 +1,5 @@
 import Machine
+import TestSupport
 import Testing
 
 @testable import Symbols
@@ -129,13 +130,13 @@ import Testing
             message("/nonexistent/x") == "/nonexistent/x: cannot be read: No such file or directory"
         )
         #expect(message(directory.path).hasSuffix("not a regular file"))
-        let text = directory.write("text", Array("hello, world\n".utf8))
+        let text = try directory.write("text", Array("hello, world\n".utf8))
         #expect(message(text).contains("not an ELF file and not a symbol map"))
-        #expect(message(directory.write("empty", [])).contains("not an ELF file"))
-        let short = directory.write("short", [0x7F, 0x45, 0x4C, 0x46])
+        #expect(try message(directory.write("empty", [])).contains("not an ELF file"))
+        let short = try directory.write("short", [0x7F, 0x45, 0x4C, 0x46])
         #expect(message(short).contains("truncated: the ELF header"))
         #expect(message(Fixture.stripped.path).contains("neither symbols nor line numbers"))
-        let broken = directory.write("broken", Array("00100000 T a\n00100010 T\n".utf8))
+        let broken = try directory.write("broken", Array("00100000 T a\n00100010 T\n".utf8))
         #expect(message(broken).hasPrefix("\(broken):2: not a symbol"))
     }
 
@@ -146,7 +147,7 @@ import Testing
         let at = try #require(
             other.indices.first { other[$0...].starts(with: id) })
         other[at] ^= 0xFF
-        let path = directory.write("other.elf", other)
+        let path = try directory.write("other.elf", other)
 
         let symbolizer = Symbolizer()
         try symbolizer.addGuestImage(
@@ -174,11 +175,11 @@ import Testing
             return symbolizer.symbolize(.init(0xFFFF_FFFF_8010_0011))?.text
         }
         #expect(try function() == nil)
-        directory.write(
+        try directory.write(
             ".build-id/\(id.prefix(2))/\(id.dropFirst(2)).debug", try Fixture.kernel64.bytes())
         #expect(try function() == "halt+0x0 (entry.S:18)")
         // A file of another build in the right place is passed over.
-        directory.write(
+        try directory.write(
             ".build-id/\(id.prefix(2))/\(id.dropFirst(2)).debug", try Fixture.kernel32.bytes())
         #expect(try function() == nil)
     }
@@ -189,7 +190,7 @@ import Testing
         let link = try #require(image.debugLink)
         #expect(link.fileName == "kernel64.debug")
         #expect(link.checksum == crc32(try Fixture.kernel64.bytes()))
-        directory.write(".debug/kernel64.debug", try Fixture.kernel64.bytes())
+        try directory.write(".debug/kernel64.debug", try Fixture.kernel64.bytes())
         let symbolizer = Symbolizer()
         try symbolizer.addGuestImage(
             elf: try Fixture.stripped.bytes(), name: "guest", directory: directory.path,

@@ -1,11 +1,12 @@
 import Machine
+import TestSupport
 import Testing
 
 @testable import Trace
 
 /// A trace with several small blocks: exits in three cells would be long, so rows are made large.
 func smallTrace(timing: Bool = true) throws -> (bytes: [UInt8], samples: [Sample]) {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     var maker = SampleMaker(seed: 77)
     var samples = maker.run(exits: 12)
     samples.append(.interruption(Interruption(.external, vector: 32), 0))
@@ -18,7 +19,7 @@ func smallTrace(timing: Bool = true) throws -> (bytes: [UInt8], samples: [Sample
         options: TraceOptions(
             timing: timing ? TimeBase(ticksPerSecond: 1_000_000_000, origin: 0) : nil),
         memory: memory)
-    let bytes = try #require(readFile(scratch.file("t")))
+    let bytes = try #require(Files.read(scratch.file("t")))
     return (bytes, samples.map { $0.withoutStamps } + [.end(end, memory.digest)])
 }
 
@@ -136,11 +137,11 @@ func readsOnlyTruth(_ bytes: [UInt8], _ samples: [Sample]) -> Bool {
 }
 
 @Test func aDamagedBlockLosesOnlyItself() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     var maker = SampleMaker(seed: 78)
     let samples = maker.run(exits: 9_000)
     try record(samples, end: maker.end(), to: scratch.file("t"))
-    var bytes = try #require(readFile(scratch.file("t")))
+    var bytes = try #require(Files.read(scratch.file("t")))
     let whole = try TraceReader(bytes: bytes)
     let victim = 2
     let summary = try whole.summary(ofBlock: victim)

@@ -1,5 +1,6 @@
 import Glibc
 import Machine
+import TestSupport
 import Testing
 
 @testable import Trace
@@ -35,12 +36,12 @@ enum Golden {
         return EndRecord(reason: .halted, registers: registers, system: SystemRegisters())
     }
 
-    static func record(_ scratch: Scratch) throws -> [UInt8] {
+    static func record(_ scratch: TemporaryDirectory) throws -> [UInt8] {
         var memory = MemoryDigest()
         memory.append(.init(number: 1, hash: 0x55))
         try TraceTests.record(
             samples, end: end, to: scratch.file("golden"), header: header, memory: memory)
-        return try #require(readFile(scratch.file("golden")))
+        return try #require(Files.read(scratch.file("golden")))
     }
 }
 
@@ -59,7 +60,7 @@ func blocks(_ bytes: [UInt8]) throws -> [(header: BlockHeader, payload: [UInt8])
 }
 
 @Test func preludeAndFirstBlockByteByByte() throws {
-    let bytes = try Golden.record(Scratch())
+    let bytes = try Golden.record(TemporaryDirectory())
     let prelude: [UInt8] =
         [0x89, 0x56, 0x4D, 0x54, 0x41, 0x50, 0x45, 0x0A]  // 0 magic: 89 "VMTAPE" 0A
         + [0x01, 0x00]  // 8 write version
@@ -106,7 +107,7 @@ func blocks(_ bytes: [UInt8]) throws -> [(header: BlockHeader, payload: [UInt8])
 }
 
 @Test func eventsPayloadByteByByte() throws {
-    let bytes = try Golden.record(Scratch())
+    let bytes = try Golden.record(TemporaryDirectory())
     let found = try #require(try blocks(bytes).first { $0.header.type == .events })
     #expect(found.header.exitCount == 2 && found.header.eventCount == 5)
     #expect(found.header.digests.outputCount == 2 && found.header.digests.inputCount == 1)
@@ -153,7 +154,7 @@ func blocks(_ bytes: [UInt8]) throws -> [(header: BlockHeader, payload: [UInt8])
 }
 
 @Test func whatFollowsTheEventsByteByByte() throws {
-    let bytes = try Golden.record(Scratch())
+    let bytes = try Golden.record(TemporaryDirectory())
     let all = try blocks(bytes)
     #expect(all.map { $0.header.type.rawValue } == [1, 2, 3, 7, 16, 18, 30, 31])
     #expect(all.map { $0.header.sequence } == [0, 1, 2, 3, 4, 5, 6, 7])
@@ -178,7 +179,7 @@ func blocks(_ bytes: [UInt8]) throws -> [(header: BlockHeader, payload: [UInt8])
 }
 
 @Test func theDigestsAreWhatTheFormatSays() throws {
-    let bytes = try Golden.record(Scratch())
+    let bytes = try Golden.record(TemporaryDirectory())
     let found = try #require(try blocks(bytes).first { $0.header.type == .events })
     func chain(_ digest: Digest128, _ event: [UInt8]) -> Digest128 {
         Digest128(of: le(digest.low) + le(digest.high) + event)
@@ -203,13 +204,13 @@ func blocks(_ bytes: [UInt8]) throws -> [(header: BlockHeader, payload: [UInt8])
 }
 
 @Test func sideFileByteByByte() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     var options = TraceOptions(timing: TimeBase(ticksPerSecond: 7, origin: 5))
     options.ringSlots = 2
     var writer = try TraceWriter(
         path: scratch.file("t"), header: Golden.header, options: options)
     for sample in Golden.samples.prefix(2) { try sample.write(&writer) }
-    let bytes = try #require(readFile(scratch.file("t.partial-tail")))
+    let bytes = try #require(Files.read(scratch.file("t.partial-tail")))
     let identity = try TraceReader(path: scratch.file("t")).identity
     let stride = UInt64(SideSlot.stride(vCPUCount: 1))
     #expect(stride == 462_848)
@@ -252,9 +253,9 @@ func blocks(_ bytes: [UInt8]) throws -> [(header: BlockHeader, payload: [UInt8])
 /// versions of LZ4 may compress otherwise). `VMTAPE_UPDATE_GOLDEN=1` writes it anew.
 @Test func theGoldenFileHolds() throws {
     let path = goldenDirectory() + "/format-1.vmtape"
-    let bytes = try Golden.record(Scratch())
-    if unsafe getenv("VMTAPE_UPDATE_GOLDEN") != nil { try writeFile(path, bytes) }
-    let golden = try #require(readFile(path), "run with VMTAPE_UPDATE_GOLDEN=1 to make it")
+    let bytes = try Golden.record(TemporaryDirectory())
+    if unsafe getenv("VMTAPE_UPDATE_GOLDEN") != nil { try Files.write(path, bytes) }
+    let golden = try #require(Files.read(path), "run with VMTAPE_UPDATE_GOLDEN=1 to make it")
     #expect(try readSamples(TraceReader(bytes: golden)) == readSamples(TraceReader(bytes: bytes)))
     #expect(try TraceReader(bytes: golden).verify().isSound)
     #expect(golden[..<64] == bytes[..<64])

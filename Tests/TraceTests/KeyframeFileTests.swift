@@ -1,5 +1,6 @@
 import Glibc
 import Machine
+import TestSupport
 import Testing
 
 @testable import Trace
@@ -42,10 +43,10 @@ struct KeyframeFileTests {
     }
 
     private static func file() throws -> [UInt8] {
-        let directory = Scratch()
+        let directory = try TemporaryDirectory()
         let path = directory.file("keys")
         _ = try write(path)
-        return try #require(readFile(path))
+        return try #require(Files.read(path))
     }
 
     private static func pages(_ file: KeyframeFile) throws(TraceError) -> [[UInt8]] {
@@ -61,7 +62,7 @@ struct KeyframeFileTests {
     }
 
     @Test func `what is written is read`() throws {
-        let directory = Scratch()
+        let directory = try TemporaryDirectory()
         let path = directory.file("keys")
         let length = try Self.write(path)
         let file = try KeyframeFile(path: path, key: Self.key)
@@ -82,16 +83,16 @@ struct KeyframeFileTests {
     }
 
     @Test func `another is replaced only when the new one is complete`() throws {
-        let directory = Scratch()
+        let directory = try TemporaryDirectory()
         let path = directory.file("keys")
         _ = try Self.write(path)
-        let before = readFile(path)
+        let before = Files.read(path)
         do {
             var writer = try KeyframeFileWriter(path: path, key: Self.key)
             try writer.add(Self.records[0])
         }
-        #expect(readFile(path) == before)
-        #expect(readFile("\(path).\(getpid()).partial") == nil)
+        #expect(Files.read(path) == before)
+        #expect(Files.read("\(path).\(getpid()).partial") == nil)
     }
 
     @Test func `a file of something else is refused, and says of what`() throws {

@@ -1,4 +1,5 @@
 import Machine
+import TestSupport
 import Testing
 
 @testable import Trace
@@ -51,7 +52,7 @@ extension Sample {
 
 @Test(arguments: [UInt64](1...8))
 func whatIsWrittenIsRead(seed: UInt64) throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     let vCPUs = seed % 3 == 0 ? 3 : 1
     var maker = SampleMaker(seed: seed, vCPUs: vCPUs)
     let samples = maker.run(exits: seed == 1 ? 9_000 : 700)

@@ -1,4 +1,3 @@
-import Glibc
 import Machine
 
 @testable import Trace
@@ -300,52 +299,6 @@ struct SampleMaker {
         }
         return result
     }
-}
-
-/// A directory that goes with the test.
-final class Scratch {
-    let path: String
-
-    init() {
-        var template = Array("/tmp/vmtape-test-XXXXXX".utf8CString)
-        // SAFETY: mkdtemp changes the array in place and returns it.
-        path = unsafe template.withUnsafeMutableBufferPointer { buffer in
-            guard let base = buffer.baseAddress, let made = unsafe mkdtemp(base) else {
-                return "/tmp"
-            }
-            return unsafe String(cString: made)
-        }
-    }
-
-    deinit {
-        if path == "/tmp" { return }
-        // SAFETY: directory entries are read one at a time and copied.
-        if let directory = unsafe opendir(path) {
-            while let entry = unsafe readdir(directory) {
-                let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                    unsafe String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-                }
-                if name != "." && name != ".." { unsafe unlink(path + "/" + name) }
-            }
-            unsafe closedir(directory)
-        }
-        unsafe rmdir(path)
-    }
-
-    func file(_ name: String) -> String { path + "/" + name }
-}
-
-func readFile(_ path: String) -> [UInt8]? {
-    guard let source = try? ByteSource(path: path) else { return nil }
-    var buffer = ByteBuffer()
-    guard (try? source.read(Int(source.size), at: 0, into: &buffer)) != nil else { return nil }
-    return buffer.array()
-}
-
-func writeFile(_ path: String, _ bytes: [UInt8]) throws {
-    let file = try Descriptor(path, flags: O_RDWR | O_CREAT | O_TRUNC)
-    // SAFETY: the array outlives the call.
-    try unsafe bytes.withUnsafeBytes { try unsafe file.write($0, at: 0) }
 }
 
 func sampleHeader(vCPUs: Int = 1, image: [UInt8] = [0x90, 0xF4]) -> TraceHeader {

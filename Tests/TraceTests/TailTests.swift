@@ -1,5 +1,6 @@
 import Machine
 import Synchronization
+import TestSupport
 import Testing
 import Threads
 
@@ -9,7 +10,7 @@ import Threads
 /// moment leaves, since everything encoded is in the page cache by then.
 @Test(arguments: [false, true])
 func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     let path = scratch.file("t")
     var maker = SampleMaker(seed: timing ? 41 : 42)
     let samples = maker.run(exits: 12_000)
@@ -25,8 +26,8 @@ func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
     for (index, sample) in samples.enumerated() {
         try sample.write(&writer)
         guard index < 40 || random.below(1_200) == 0 else { continue }
-        let tail = try #require(readFile(partial + "-tail"))
-        let main = try #require(readFile(partial))
+        let tail = try #require(Files.read(partial + "-tail"))
+        let main = try #require(Files.read(partial))
         let trace = try TraceReader(bytes: main, tail: tail)
         #expect(!trace.isComplete)
         #expect(trace.damages.isEmpty, "\(trace.damages)")
@@ -43,7 +44,7 @@ func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
     #expect(trace.path == partial)
     #expect(trace.exitCount == 12_000)
     // Without the side file at most its blocks are lost.
-    let main = try #require(readFile(partial))
+    let main = try #require(Files.read(partial))
     let alone = try TraceReader(bytes: main)
     let read = try readSamples(alone)
     #expect(read == Array(expected[..<read.count]))
@@ -51,7 +52,7 @@ func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
 }
 
 @Test func copiesTakenWhileRecordingAreTrue() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     let path = scratch.file("t")
     var maker = SampleMaker(seed: 43)
     let samples = maker.run(exits: 6_000)
@@ -87,7 +88,7 @@ func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
 }
 
 @Test func aDamagedSideFileGivesOnlyTruth() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     let path = scratch.file("t")
     var maker = SampleMaker(seed: 44)
     let samples = maker.run(exits: 12)
@@ -96,8 +97,8 @@ func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
     var writer = try TraceWriter(path: path, header: sampleHeader(), options: options)
     for sample in samples { try sample.write(&writer) }
     let expected = samples.map { $0.withoutStamps }
-    let main = try #require(readFile(path + ".partial"))
-    let tail = try #require(readFile(path + ".partial-tail"))
+    let main = try #require(Files.read(path + ".partial"))
+    let tail = try #require(Files.read(path + ".partial-tail"))
     let used = 4096 + SideSlot.framesAt(vCPUCount: 1) + 6_000
     var random = SplitMix(10)
     var seen = 0
@@ -125,14 +126,14 @@ func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
     header.commandLine = "another"
     let second = try TraceWriter(path: other, header: header)
     #expect(second.exitCount == 0)
-    let foreign = try #require(readFile(other + ".partial-tail"))
+    let foreign = try #require(Files.read(other + ".partial-tail"))
     let trace = try TraceReader(bytes: main, tail: foreign)
     #expect(trace.exitCount == 0)
     #expect(trace.damages.count == 1)
 }
 
 @Test func aTornLastBlockComesFromTheSideFile() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     let path = scratch.file("t")
     var maker = SampleMaker(seed: 45)
     let samples = maker.run(exits: 3_000)
@@ -140,8 +141,8 @@ func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
     var writer = try TraceWriter(path: path, header: sampleHeader())
     for sample in samples { try sample.write(&writer) }
     // All slots are still in the ring of 16, so every cut of the file can be made good.
-    let tail = try #require(readFile(path + ".partial-tail"))
-    let main = try #require(readFile(path + ".partial"))
+    let tail = try #require(Files.read(path + ".partial-tail"))
+    let main = try #require(Files.read(path + ".partial"))
     let first = try TraceReader(bytes: main)
     let begin = try first.eventBlockCount > 0 ? Int(first.summary(ofBlock: 0).offset) : main.count
     for cut in [begin, begin + 1, begin + 128, (begin + main.count) / 2, main.count - 1] {

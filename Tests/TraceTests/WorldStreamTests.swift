@@ -1,5 +1,6 @@
 import Glibc
 import Machine
+import TestSupport
 import Testing
 
 @testable import Trace
@@ -92,7 +93,7 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
 
 @Suite struct WorldStreamTests {
     @Test func `what was recorded is read, and the events are those of a trace without`() throws {
-        let scratch = Scratch()
+        let scratch = try TemporaryDirectory()
         let (samples, world) = worldSamples(seed: 5, exits: 9_000)
         var maker = SampleMaker(seed: 6)
         let end = maker.end()
@@ -131,7 +132,7 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
     }
 
     @Test func `nothing of it is lost with a recorder that dies`() throws {
-        let scratch = Scratch()
+        let scratch = try TemporaryDirectory()
         let (samples, world) = worldSamples(seed: 15, exits: 5_000)
         _ = try record(samples, world, end: nil, to: scratch.file("t"))
         let trace = try TraceReader(path: scratch.file("t"))
@@ -141,7 +142,7 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
     }
 
     @Test func `more than a block takes goes into the next`() throws {
-        let scratch = Scratch()
+        let scratch = try TemporaryDirectory()
         var maker = SampleMaker(seed: 25)
         let samples = maker.run(exits: 3)
         let exits = samples.indices.filter { if case .exit = samples[$0] { true } else { false } }
@@ -163,14 +164,14 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
     }
 
     @Test func `an empty world stream costs three lengths a block and nothing else`() throws {
-        let scratch = Scratch()
+        let scratch = try TemporaryDirectory()
         var maker = SampleMaker(seed: 35)
         let samples = maker.run(exits: 10)
         let end = maker.end()
         _ = try record(samples, [:], end: end, to: scratch.file("with"))
         _ = try record(samples, [:], end: end, to: scratch.file("without"), hasWorldStream: false)
-        let withBytes = try #require(readFile(scratch.file("with")))
-        let withoutBytes = try #require(readFile(scratch.file("without")))
+        let withBytes = try #require(Files.read(scratch.file("with")))
+        let withoutBytes = try #require(Files.read(scratch.file("without")))
         let (with, without) = (try blocks(withBytes), try blocks(withoutBytes))
         for (a, b) in zip(with, without) where a.header.type == .events {
             #expect(a.payload.count == b.payload.count + 12)
@@ -179,7 +180,7 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
 
     /// FORMAT.md, "World stream", byte by byte.
     @Test func `the columns are as the format says`() throws {
-        let scratch = Scratch()
+        let scratch = try TemporaryDirectory()
         var registers = GeneralRegisters()
         let system = SystemRegisters()
         func poll(_ rip: UInt64) -> Sample {
@@ -199,7 +200,7 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
             samples, world,
             end: EndRecord(reason: .halted, registers: registers, system: system),
             to: scratch.file("t"))
-        let bytes = try #require(readFile(scratch.file("t")))
+        let bytes = try #require(Files.read(scratch.file("t")))
         #expect(bytes[16..<20] == [0x00, 0x00, 0x01, 0x00])  // flags: bit 16, a world stream
         let found = try #require(try blocks(bytes).first { $0.header.type == .events })
         #expect(found.header.eventCount == 6)
@@ -217,7 +218,7 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
     }
 
     @Test func `rows in a side file are as the format says`() throws {
-        let scratch = Scratch()
+        let scratch = try TemporaryDirectory()
         var options = TraceOptions()
         options.hasWorldStream = true
         options.ringSlots = 2
@@ -226,7 +227,7 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
         try writer.write(.wake(microseconds: 0x0102))
         try writer.write(.acknowledge)
         try writer.write(.input([9, 8]))
-        let bytes = try #require(readFile(scratch.file("t.partial-tail")))
+        let bytes = try #require(Files.read(scratch.file("t.partial-tail")))
         #expect(Array(bytes[16..<24]) == le(UInt64(598_016)))  // bytes from slot to slot
         #expect(Array(bytes[28..<32]) == le(UInt32(2)))  // flags: world events
         let frames = Array(bytes[(4096 + 576)...])
@@ -239,11 +240,11 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
     }
 
     @Test func `crafted columns are refused or read, and never trap`() throws {
-        let scratch = Scratch()
+        let scratch = try TemporaryDirectory()
         let (samples, world) = worldSamples(seed: 45, exits: 300)
         var maker = SampleMaker(seed: 46)
         _ = try record(samples, world, end: maker.end(), to: scratch.file("t"))
-        let bytes = try #require(readFile(scratch.file("t")))
+        let bytes = try #require(Files.read(scratch.file("t")))
         let found = try #require(try blocks(bytes).first { $0.header.type == .events })
         // Only the world's columns, which come last.
         let lengths = (35..<38).map { column in
@@ -273,11 +274,11 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
     }
 
     @Test func `a damaged block ends the stream there, with its place`() throws {
-        let scratch = Scratch()
+        let scratch = try TemporaryDirectory()
         let (samples, world) = worldSamples(seed: 55, exits: 9_000)
         var maker = SampleMaker(seed: 56)
         _ = try record(samples, world, end: maker.end(), to: scratch.file("t"))
-        var bytes = try #require(readFile(scratch.file("t")))
+        var bytes = try #require(Files.read(scratch.file("t")))
         let victim = try TraceReader(bytes: bytes).summary(ofBlock: 1)
         bytes[Int(victim.offset) + 200] ^= 4
         var cursor = try TraceReader(bytes: bytes).worldEvents()
@@ -291,7 +292,7 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
     }
 
     @Test func `digests before an exit are those a reader rolls`() throws {
-        let scratch = Scratch()
+        let scratch = try TemporaryDirectory()
         let (samples, world) = worldSamples(seed: 65, exits: 5_000)
         var maker = SampleMaker(seed: 66)
         let summary = try #require(

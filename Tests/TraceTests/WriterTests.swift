@@ -1,18 +1,19 @@
 import Glibc
 import Machine
+import TestSupport
 import Testing
 
 @testable import Trace
 
 @Test func equalRunsGiveEqualBytes() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     for name in ["a", "b"] {
         var maker = SampleMaker(seed: 31)
         let samples = maker.run(exits: 6_000)
         try record(samples, end: maker.end(), to: scratch.file(name))
     }
-    let a = try #require(readFile(scratch.file("a")))
-    #expect(a == readFile(scratch.file("b")))
+    let a = try #require(Files.read(scratch.file("a")))
+    #expect(a == Files.read(scratch.file("b")))
 
     // Observed facts and time change nothing that is compared.
     var maker = SampleMaker(seed: 31)
@@ -35,7 +36,7 @@ import Testing
 }
 
 @Test func digestsTellWhatDiffers() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     var maker = SampleMaker(seed: 32)
     let samples = maker.run(exits: 300)
     func digests(_ name: String, _ samples: [Sample]) throws -> RunningDigests {
@@ -81,7 +82,7 @@ import Testing
 }
 
 @Test func blocksEndByContent() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     var encoder = RowEncoder(vCPUCount: 1)
     var maker = SampleMaker(seed: 33)
     var samples = maker.run(exits: 200)
@@ -132,7 +133,7 @@ import Testing
 }
 
 @Test func theTapeGivesTheRowsThatAnEncoderGives() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     var maker = SampleMaker(seed: 34, vCPUs: 2)
     let samples = maker.run(exits: 9_500)
     let end = maker.end()
@@ -174,7 +175,7 @@ import Testing
 }
 
 @Test func tapeRowsTellTheirParts() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     var maker = SampleMaker(seed: 35)
     let samples = maker.run(exits: 400)
     let end = maker.end()
@@ -214,7 +215,7 @@ import Testing
 }
 
 @Test func aFarBlockCostsNoMoreThanANearOne() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     var registers = GeneralRegisters()
     let system = SystemRegisters()
     var writer = try TraceWriter(path: scratch.file("t"), header: sampleHeader())
@@ -243,7 +244,7 @@ import Testing
 }
 
 @Test func nothingIsOverwrittenUnasked() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     let path = scratch.file("t")
     var maker = SampleMaker(seed: 36)
     let samples = maker.run(exits: 5)
@@ -294,7 +295,7 @@ import Testing
 }
 
 @Test func aFullDiskLosesNothing() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     for limit in [UInt64(6_000), 100_000, 300_000] {
         let path = scratch.file("full\(limit)")
         var options = TraceOptions()
@@ -327,7 +328,7 @@ import Testing
 }
 
 @Test func headersAndImagesAreReadBack() throws {
-    let scratch = Scratch()
+    let scratch = try TemporaryDirectory()
     var random = SplitMix(4)
     var image = random.bytes(3 << 20)
     for index in 5_000..<2_000_000 { image[index] = 0 }
