@@ -102,7 +102,7 @@ public struct BranchSession: ~Copyable {
                 host: host, reader: reader, position: position, isForced: options.isForced,
                 cpu: options.cpu)
         }
-        let plan = try GuestMachine.plan(reader)
+        let plan = try LoadPlan(recordedIn: reader)
         var configuration = try Self.devices(reader, plan, property)
         configuration.serial = options.consoles.serial
         configuration.debugConsole = options.consoles.debugConsole

@@ -21,7 +21,7 @@ extension GuestMachine {
         if !isForced, !differences.isEmpty {
             throw .cannotReplay(Self.refusal(differences, reader.path))
         }
-        let plan = try Self.plan(reader)
+        let plan = try LoadPlan(recordedIn: reader)
         let machine = try GuestMachine(
             hypervisor: host.hypervisor, plan: plan, cpuid: reader.header.requestedCPUID,
             rewriting: Rewriting(reader.header, plan, watches: watches),
@@ -44,25 +44,6 @@ extension GuestMachine {
         let more = differences.count > 3 ? " and \(differences.count - 3) more" : ""
         return "\(path): recorded on a host that behaves differently: "
             + shown.joined(separator: "; ") + more + " (--force replays anyway)"
-    }
-
-    static func plan(_ reader: TraceReader) throws(ExecutionError) -> LoadPlan {
-        let images = reader.header.images
-        guard !images.isEmpty else {
-            throw .cannotReplay(
-                "\(reader.path): the trace holds no guest image, and cannot be replayed without")
-        }
-        var records: [GuestImageRecord] = []
-        for (index, image) in images.enumerated() {
-            let bytes = try trace { () throws(TraceError) in try reader.imageBytes(index) }
-            records.append(
-                GuestImageRecord(
-                    name: image.name, kind: image.kind, bytes: bytes,
-                    properties: image.properties.map { .init(key: $0.key, value: $0.value) }))
-        }
-        do throws(GuestError) { return try LoadPlan(records: records) } catch {
-            throw .cannotReplay("\(reader.path): \(error)")
-        }
     }
 
     /// The first leaf of CPUID that shows a guest something else than in the recording; nil where

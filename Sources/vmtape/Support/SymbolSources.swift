@@ -1,5 +1,6 @@
 internal import Analysis
 internal import ArgumentParser
+internal import Execution
 internal import Guest
 internal import Machine
 internal import Symbols
@@ -52,21 +53,12 @@ struct TraceSources {
     let plan: LoadPlan?
 
     init(_ reader: TraceReader) {
-        var records: [GuestImageRecord] = []
-        do throws(TraceError) {
-            for (index, image) in reader.header.images.enumerated() {
-                records.append(
-                    GuestImageRecord(
-                        name: image.name, kind: image.kind, bytes: try reader.imageBytes(index),
-                        properties: image.properties.map { .init(key: $0.key, value: $0.value) }))
-            }
-        } catch {
-            Message.note("\(error); symbols of the image are not shown")
+        guard !reader.header.images.isEmpty else {
             plan = nil
             return
         }
-        do throws(GuestError) { plan = try LoadPlan(records: records) } catch {
-            if !records.isEmpty { Message.note("\(error); symbols of the image are not shown") }
+        do throws(ExecutionError) { plan = try LoadPlan(recordedIn: reader) } catch {
+            Message.note("\(error); symbols of the image are not shown")
             plan = nil
         }
     }
