@@ -241,6 +241,13 @@ import Testing
         #expect(sound.output.contains("sound"))
     }
 
+    @Test(arguments: [["find"], ["dump", "--filter"]])
+    func `a bad filter is told of in a line`(_ command: [String]) throws {
+        var arguments = command + ["port == 1 and prot == 2"]
+        arguments.insert(Self.golden, at: 1)
+        try ChildProcess.run(arguments).expectOneLine("column 15", "'prot == 2'", "'port'?")
+    }
+
     @Test(arguments: [1, 40, 64, 100, 1000])
     func `a truncated trace is read as far as it goes, or refused in a line`(
         _ missing: Int

@@ -14,12 +14,20 @@ public struct FilterError: Error, Equatable, CustomStringConvertible {
         self.text = text
     }
 
-    /// One line: `filter, column 12: …`.
-    public var description: String { "filter, column \(column): \(message)" }
-
-    /// ``description``, the filter's text under it, and a caret under the column.
-    public var report: String {
-        let shown = String(text.map { $0.isNewline || $0 == "\t" ? " " : $0 })
-        return "\(description)\n  \(shown)\n  \(String(repeating: " ", count: column - 1))^"
+    /// One line: `filter, column 15, at 'prot == 2': there is no field …`.
+    public var description: String {
+        "filter, column \(column)\(place): \(message)"
     }
+
+    /// What stands there, so that nobody has to count.
+    private var place: String {
+        guard !text.isEmpty else { return "" }
+        let rest = text.dropFirst(column - 1)
+        guard !rest.isEmpty else { return ", at its end" }
+        let shown = rest.prefix(Self.shownCharacters).map { $0.isNewline || $0 == "\t" ? " " : $0 }
+        return ", at '\(String(shown))\(rest.count > shown.count ? "…" : "")'"
+    }
+
+    /// How much of the text is shown from the column on.
+    private static let shownCharacters = 24
 }

@@ -13,7 +13,7 @@ struct ExitQuery {
             return
         }
         do throws(FilterError) { filter = try Filter(text) } catch {
-            throw CommandFailure(status: Status.couldNot, error.report)
+            throw CommandFailure.couldNot(error)
         }
     }
 
