@@ -81,7 +81,8 @@ struct TestGuest: CustomTestStringConvertible, Sendable {
             ram: RAMLayout(lengthInBytes: memory))
     }
 
-    /// Records it, with nothing of the host in the trace unless timing is on.
+    /// Records it, with nothing of the host in the trace unless timing is on; `tick` is told how many
+    /// exits were recorded.
     func record(
         _ host: borrowing Host, to path: String, timing: Bool = false,
         limits: (inout LiveConfiguration, inout RecordSession.Recording) -> Void = { _, _ in },
@@ -96,7 +97,8 @@ struct TestGuest: CustomTestStringConvertible, Sendable {
         let session = try RecordSession(
             host: host, configuration: configuration, devices: devices, recording: recording)
         let stop = session.stop
-        return try session.run(SessionCallbacks(tick: { tick(stop, $0) }))
+        let progress = session.progress
+        return try session.run(SessionCallbacks(tick: { _ in tick(stop, progress.exitCount) }))
     }
 
     /// Replays a trace.
