@@ -129,17 +129,10 @@ struct CodeReach {
         return found
     }
 
-    /// Whether a call could end right before: E8 rel16/rel32, or FF /2 of two to seven bytes (Intel
-    /// SDM vol. 2, CALL).
+    /// Whether a call ends right before.
     private func isBehindCall(_ address: UInt64, _ memory: borrowing GuestMemory) -> Bool {
         guard address >= 16 else { return false }
-        let before = PageWalk.read(
-            GuestVirtualAddress(linear(address &- 7)), count: 7, system: system, memory: memory)
-        guard before.count == 7 else { return false }
-        if before[2] == 0xE8 || disassembler.width == .real16 && before[4] == 0xE8 { return true }
-        for length in 2...7 where before[7 - length] == 0xFF {
-            if before[8 - length] >> 3 & 7 == 2 { return true }
-        }
-        return false
+        return PageWalk.isBehindCall(
+            GuestVirtualAddress(linear(address)), disassembler, system: system, memory: memory)
     }
 }

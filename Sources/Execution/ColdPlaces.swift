@@ -79,6 +79,7 @@ enum ColdPlaces {
         _ registers: GeneralRegisters, system: SystemRegisters, memory: borrowing GuestMemory
     ) -> [UInt64] {
         guard system.mode == .long else { return [] }
+        let disassembler = Disassembler(for: system)
         let stack = PageWalk.read(
             GuestVirtualAddress(registers[.rsp]), count: stackWords * 8, system: system,
             memory: memory)
@@ -88,7 +89,8 @@ enum ColdPlaces {
             for byte in (0..<8).reversed() { value = value << 8 | UInt64(stack[word * 8 + byte]) }
             guard value > 16, !found.contains(value),
                 isCode(value, system: system, memory: memory),
-                isBehindCall(value, system: system, memory: memory)
+                PageWalk.isBehindCall(
+                    GuestVirtualAddress(value), disassembler, system: system, memory: memory)
             else { continue }
             found.append(value)
         }
@@ -104,22 +106,5 @@ enum ColdPlaces {
         let mapping = PageWalk.mapping(
             of: GuestVirtualAddress(address), system: system, memory: memory)
         return mapping.map { !$0.isUser || system[.cr0] & ControlBits.paging == 0 } ?? false
-    }
-
-    private static func isBehindCall(
-        _ address: UInt64, system: SystemRegisters, memory: borrowing GuestMemory
-    ) -> Bool {
-        let disassembler = Disassembler(for: system)
-        for length in [5, 2, 3, 6, 7, 4] as [UInt64] {
-            let start = GuestVirtualAddress(address &- length)
-            let bytes = PageWalk.read(
-                start, count: Int(length), system: system, memory: memory)
-            if let instruction = disassembler.decode(bytes, at: start),
-                instruction.kind == .call, instruction.length == Int(length)
-            {
-                return true
-            }
-        }
-        return false
     }
 }

@@ -1,3 +1,4 @@
+internal import Disassembly
 public import Guest
 public import Machine
 
@@ -62,6 +63,17 @@ public enum PageWalk {
             return mapping
         }
         return nil
+    }
+
+    /// Whether the code before a linear address ends in a CALL, as before any return address.
+    static func isBehindCall(
+        _ address: GuestVirtualAddress, _ disassembler: Disassembler,
+        system: borrowing SystemRegisters, memory: borrowing GuestMemory
+    ) -> Bool {
+        let length = Disassembler.longestCall
+        let start = GuestVirtualAddress(address.rawValue &- UInt64(length))
+        return disassembler.endsInCall(
+            read(start, count: length, system: system, memory: memory))
     }
 
     /// Copies up to `count` bytes from a linear address; fewer where the mapping or RAM ends.

@@ -7,24 +7,12 @@ struct StackEvidence {
     /// The guest's descriptor table, to tell code segments by.
     let descriptors: DescriptorTable
 
-    /// Whether the code before an address is a call: what any return address has (Intel SDM vol.
-    /// 2, CALL: E8 with a 32-bit displacement, FF /2 with any operand).
+    /// Whether the code before an address is a call: what any return address has.
     func isReturnAddress(_ offset: UInt64, _ memory: UnwindMemory) -> Bool {
-        guard offset > 7, context.isCanonical(offset) else { return false }
-        let bytes = memory(GuestVirtualAddress(context.code(offset &- 7)), 7)
-        guard bytes.count == 7 else { return false }
-        if bytes[2] == 0xE8 { return true }
-        // FF, ModR/M with /2, then what the addressing form takes.
-        for start in 0...5 where bytes[start] == 0xFF && bytes[start + 1] >> 3 & 7 == 2 {
-            let mod = bytes[start + 1] >> 6
-            let rm = bytes[start + 1] & 7
-            var length = 2
-            if mod != 3, rm == 4 { length += 1 }
-            if mod == 1 { length += 1 }
-            if mod == 2 || mod == 0 && rm == 5 { length += 4 }
-            if start + length == 7 { return true }
-        }
-        return false
+        let length = Disassembler.longestCall
+        guard offset > length, context.isCanonical(offset) else { return false }
+        let bytes = memory(GuestVirtualAddress(context.code(offset &- UInt64(length))), length)
+        return context.disassembler?.endsInCall(bytes) ?? false
     }
 
     /// The registers that an interrupt pushed, from the stack offset of its RIP on (Intel SDM
