@@ -1,19 +1,5 @@
 internal import Machine
 
-/// Bits of RFLAGS (Intel SDM vol. 1, 3.4.3).
-enum FlagBits {
-    static let carry: UInt64 = 1
-    static let parity: UInt64 = 1 << 2
-    static let adjust: UInt64 = 1 << 4
-    static let zero: UInt64 = 1 << 6
-    static let sign: UInt64 = 1 << 7
-    static let trap: UInt64 = 1 << 8
-    static let overflow: UInt64 = 1 << 11
-    static let resume: UInt64 = 1 << 16
-    static let alignment: UInt64 = 1 << 18
-    static let arithmetic = carry | parity | adjust | zero | sign | overflow
-}
-
 /// Instructions that compute a register from one or two operands and the flags; the raw value is
 /// the mnemonic. What each does is in Intel's SDM vol. 2 under its name.
 enum BitInstruction: String, CaseIterable {

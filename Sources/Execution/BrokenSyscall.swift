@@ -12,7 +12,6 @@ struct BrokenSyscall {
     private static let errorCode: UInt64 = 0x5
     private static let fetchBit: UInt64 = 0x10
     private static let frameWords = 6
-    private static let resumeFlag: UInt64 = 1 << 16
 
     /// What carrying out the SYSCALL changes.
     let changes: [Change]
@@ -42,7 +41,7 @@ struct BrokenSyscall {
         after[.ss] = Segment(limit: ~0, selector: selector &+ 8, type: 3, db: true, g: true)
         var changes: [Change] = []
         // RCX and R11 have been set.
-        let flags = registers[.r11] & ~targets.fmask & ~Self.resumeFlag | 2
+        let flags = registers[.r11] & ~targets.fmask & ~FlagBits.resume | 2
         for (register, value) in [
             (Register.rsp, word(4)), (.rip, targets.lstar), (.rflags, flags),
         ] where registers[register] != value {

@@ -24,12 +24,12 @@ public struct LandmarkMiss: Sendable {
     /// What happened, and what kept the place from matching; a clause a line.
     public var lines: [String] {
         var lines = ["the interrupt in mid-flight finds no place: \(reason)"]
-        let counter = zip2(landmark.progress, progress).map {
-            "; instruction counter recorded \($0), at last \($1)"
-        }
-        lines.append(
+        var places =
             "places with its registers: \(hits), with other memory or state: \(rejectedHits)"
-                + (counter ?? ""))
+        if let recorded = landmark.progress, let progress {
+            places += "; instruction counter recorded \(recorded), at last \(progress)"
+        }
+        lines.append(places)
         if let difference { lines.append(difference.line) }
         for register in Register.allCases {
             var difference = registers[register] ^ landmark.registers[register]
@@ -41,11 +41,6 @@ public struct LandmarkMiss: Sendable {
                     + String(registers[register], radix: 16))
         }
         return lines
-    }
-
-    private func zip2(_ a: UInt64?, _ b: UInt64?) -> (UInt64, UInt64)? {
-        guard let a, let b else { return nil }
-        return (a, b)
     }
 }
 

@@ -26,7 +26,7 @@ struct LandmarkSearch: Sendable {
     }
 
     /// Bits of RFLAGS that are no part of a place: RF, which breakpoints and steps touch, and TF.
-    static let maskedFlags: UInt64 = 1 << 16 | 1 << 8
+    static let maskedFlags = FlagBits.resume | FlagBits.trap
     /// Instructions before the landmark from which on it is stepped.
     static let steppedInstructions: UInt64 = 12
     /// Instructions of ring 0 before the landmark from which on ring 3 is not left to a timer: it may

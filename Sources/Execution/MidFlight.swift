@@ -8,10 +8,6 @@ internal import Trace
 ///
 /// None of this runs while no interrupt waits.
 extension RunLoop {
-    /// RFLAGS.TF and RF (Intel SDM vol. 1, 3.4.3). No landmark may stand where either is set: a REP
-    /// that was cut short carries RF.
-    private static let trapFlag: UInt64 = 1 << 8
-    private static let resumeFlag: UInt64 = 1 << 16
     /// The first wait after a place that was not allowed; doubled from time to time.
     private static let retryNanoseconds: UInt64 = 20_000
     private static let retryDoublings = 6
@@ -150,29 +146,30 @@ extension RunLoop {
     ) throws(ExecutionError) -> Bool {
         // SAFETY: the page's registers do not change before the next run.
         let flags = unsafe cpu.registersPointer.pointee[.rflags]
-        guard flags & Self.interruptFlag != 0, cpu.isReadyForInterrupt else { return false }
+        guard flags & FlagBits.interrupt != 0, cpu.isReadyForInterrupt else { return false }
         return try kvm { () throws(KVMError) in try cpu.isQuiet() }
     }
 
-    /// Whether a replay can find the place where the CPU stands.
+    /// Whether a replay can find the place where the CPU stands: none where TF or RF is set, which a
+    /// REP that was cut short carries.
     private func isFindable<CPU: Processor & ~Copyable>(
         _ cpu: borrowing CPU, isRing3: Bool
     ) -> Bool {
         // SAFETY: the page's registers do not change before the next run.
         let flags = unsafe cpu.registersPointer.pointee[.rflags]
-        guard isRing3 else { return flags & (Self.trapFlag | Self.resumeFlag) == 0 }
+        guard isRing3 else { return flags & (FlagBits.trap | FlagBits.resume) == 0 }
         // (A code segment elsewhere than at 0 is nothing that today's ring 3 has.)
         guard isRing3Found, unsafe cpu.systemRegistersPointer.pointee[.cs].base == 0 else {
             return false
         }
         // A kick's: the search for a cold place leaves a REP behind.
-        return flags & (usesRing3Stops ? Self.trapFlag : Self.trapFlag | Self.resumeFlag) == 0
+        return flags & (usesRing3Stops ? FlagBits.trap : FlagBits.trap | FlagBits.resume) == 0
     }
 
     /// Whether the CPU stands in a REP that was cut short, or is stepped by the guest itself.
     private func isInREP<CPU: Processor & ~Copyable>(_ cpu: borrowing CPU) -> Bool {
         // SAFETY: the page's registers do not change before the next run.
-        unsafe cpu.registersPointer.pointee[.rflags] & (Self.trapFlag | Self.resumeFlag) != 0
+        unsafe cpu.registersPointer.pointee[.rflags] & (FlagBits.trap | FlagBits.resume) != 0
     }
 
     /// Has the world judge how long the guest has made no exit.
@@ -184,6 +181,6 @@ extension RunLoop {
         // SAFETY: the page's registers do not change before the next run.
         let flags = unsafe cpu.registersPointer.pointee.rflags
         return try side.silence(
-            exitCount: exitCount, progress: progress, canWake: flags & Self.interruptFlag != 0)
+            exitCount: exitCount, progress: progress, canWake: flags & FlagBits.interrupt != 0)
     }
 }

@@ -20,7 +20,6 @@ public struct MidFlightCounts: Equatable, Sendable {
     public var steps: UInt64 = 0
     /// Replay: times the guest coasted.
     public var coasts: UInt64 = 0
-
     /// Replay: searches that overshot, and were begun again from a checkpoint.
     public var repairs: UInt64 = 0
 

@@ -243,7 +243,7 @@ public struct RunLoop: ~Copyable {
         // SAFETY: the page's registers do not change before the next run.
         let canWake =
             unsafe natural != nil
-            && cpu.registersPointer.pointee.rflags & Self.interruptFlag != 0
+            && cpu.registersPointer.pointee.rflags & FlagBits.interrupt != 0
         if let outcome = try outcome(&side, natural: natural, canWake: canWake, memory: memory) {
             return outcome
         }
@@ -296,9 +296,6 @@ public struct RunLoop: ~Copyable {
         }
     }
 
-    /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
-    static let interruptFlag: UInt64 = 1 << 9
-
     /// Gives the CPU the interrupt that waits, if it can take it at this exit; else it waits on.
     ///
     /// What the exit left pending is finished first (DESIGN 4), since an interrupt before that
@@ -331,7 +328,7 @@ public struct RunLoop: ~Copyable {
         let isNonMaskable = try side.hasNonMaskableInterrupt()
         // SAFETY: the page's registers do not change before the next run.
         let flags = unsafe cpu.registersPointer.pointee.rflags
-        guard isNonMaskable || flags & Self.interruptFlag != 0 else { return nil }
+        guard isNonMaskable || flags & FlagBits.interrupt != 0 else { return nil }
         settling: while true {
             let entered = Side.timestamp
             let settlement: Settlement

@@ -8,8 +8,6 @@ internal import Trace
 /// where the trap flag is the CPU's own). Where KVM executes PUSHF and SYSCALL it masks it; the CPU
 /// itself shows it to them.
 struct StepTrace {
-    private static let trapFlag = FlagBits.trap
-
     /// The CPU before the step.
     private let registers: GeneralRegisters
     private let system: SystemRegisters
@@ -20,10 +18,7 @@ struct StepTrace {
     }
 
     /// Whether the step may have left something: not where the guest steps itself.
-    var isOurs: Bool { registers.rflags & Self.trapFlag == 0 }
-
-    /// The guest was in ring 3.
-    var isFromRing3: Bool { system.cpl == 3 }
+    var isOurs: Bool { registers.rflags & FlagBits.trap == 0 }
 
     /// Takes back whatever the step left; the CPU must be settled.
     ///
@@ -41,7 +36,7 @@ struct StepTrace {
             try cpu.apply([.register(.r11, flags)])
         }
         // An instruction that faults counts, and so does the first of the handler.
-        let isInRing3 = unsafe cpu.systemRegistersPointer.pointee.cpl == 3 || isFromRing3
+        let isInRing3 = unsafe cpu.systemRegistersPointer.pointee.cpl == 3 || system.cpl == 3
         guard !isFromStop || isInRing3 || counted != 1 else { return }
         hide(memory)
     }
@@ -80,7 +75,7 @@ struct StepTrace {
         case .protected32, .compatibility: top = stack(of: top & 0xFFFF_FFFF)
         }
         // A look at what was pushed first: it is short.
-        guard let flags = word(top, 2, memory), flags & Self.trapFlag != 0,
+        guard let flags = word(top, 2, memory), flags & FlagBits.trap != 0,
             opcode(memory).first == Self.pushf
         else { return }
         clearTrapFlag(at: top, flags, memory)
@@ -90,10 +85,10 @@ struct StepTrace {
     private func flagsOfSyscall(
         _ after: GeneralRegisters, _ memory: borrowing GuestMemory
     ) -> UInt64? {
-        guard after[.rcx] == registers.rip &+ 2, after[.r11] & Self.trapFlag != 0,
+        guard after[.rcx] == registers.rip &+ 2, after[.r11] & FlagBits.trap != 0,
             isSyscall(memory)
         else { return nil }
-        return after[.r11] & ~Self.trapFlag
+        return after[.r11] & ~FlagBits.trap
     }
 
     /// Clears TF in the frame, if one was pushed.
@@ -141,7 +136,7 @@ struct StepTrace {
         let start = top &- width * (isInner ? 5 : 3)
         let flagsAt = start &+ 2 * width
         guard let rip = word(start, width, memory), let cs = word(start &+ width, width, memory),
-            let flags = word(flagsAt, width, memory), flags & Self.trapFlag != 0,
+            let flags = word(flagsAt, width, memory), flags & FlagBits.trap != 0,
             cs & 0xFFFF == UInt64(system[.cs].selector)
         else { return }
         // Ring 3 ran on by itself, nobody knows how far.

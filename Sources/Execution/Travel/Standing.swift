@@ -57,7 +57,7 @@ extension TimeMachine {
         if unsafe machine.cpu.systemRegistersPointer.pointee.cpl == 3 { return false }
         let flags = unsafe machine.cpu.registersPointer.pointee.rflags
         // A REP that goes on has RF set (KVM-FACTS); a guest may set it by IRET.
-        if flags & 1 << 16 != 0, isInstructionRepeated { return false }
+        if flags & FlagBits.resume != 0, isInstructionRepeated { return false }
         guard standing == .afterKick else { return true }
         return try kvm { () throws(KVMError) in try !machine.cpu.hasEventUnderWay() }
     }

@@ -1,13 +1,9 @@
-/// Types of the target description that show registers bit by bit (Intel SDM vol. 1, 3.4.3 and
-/// 10.2.3; vol. 3, 2.5 and 2.2.1).
+internal import Machine
+
+/// Types of the target description that show registers bit by bit (MXCSR: Intel SDM vol. 1, 10.2.3).
 enum FlagTypes {
-    static let core = flags(
-        "i386_eflags", size: 4,
-        [
-            ("CF", 0), ("", 1), ("PF", 2), ("AF", 4), ("ZF", 6), ("SF", 7), ("TF", 8), ("IF", 9),
-            ("DF", 10), ("OF", 11), ("NT", 14), ("RF", 16), ("VM", 17), ("AC", 18), ("VIF", 19),
-            ("VIP", 20), ("ID", 21),
-        ])
+    // gdb's own description has bit 1 without a name.
+    static let core = flags("i386_eflags", size: 4, bits(RegisterField.rflags) + [("", 1)])
 
     static let sse =
         vectors
@@ -19,23 +15,14 @@ enum FlagTypes {
             ])
 
     static let system =
-        flags(
-            "cr0_flags", size: 8,
-            [
-                ("PE", 0), ("MP", 1), ("EM", 2), ("TS", 3), ("ET", 4), ("NE", 5), ("WP", 16),
-                ("AM", 18), ("NW", 29), ("CD", 30), ("PG", 31),
-            ])
-        + flags(
-            "cr4_flags", size: 8,
-            [
-                ("VME", 0), ("PVI", 1), ("TSD", 2), ("DE", 3), ("PSE", 4), ("PAE", 5), ("MCE", 6),
-                ("PGE", 7), ("PCE", 8), ("OSFXSR", 9), ("OSXMMEXCPT", 10), ("UMIP", 11),
-                ("LA57", 12), ("VMXE", 13), ("SMXE", 14), ("FSGSBASE", 16), ("PCIDE", 17),
-                ("OSXSAVE", 18), ("SMEP", 20), ("SMAP", 21), ("PKE", 22),
-            ])
-        + flags(
-            "efer_flags", size: 8,
-            [("SCE", 0), ("LME", 8), ("LMA", 10), ("NXE", 11), ("SVME", 12), ("FFXSR", 14)])
+        flags("cr0_flags", size: 8, bits(RegisterField.cr0))
+        + flags("cr4_flags", size: 8, bits(RegisterField.cr4))
+        + flags("efer_flags", size: 8, bits(RegisterField.efer))
+
+    /// A field of flags has single bits alone.
+    private static func bits(_ fields: [RegisterField]) -> [(String, Int)] {
+        fields.filter { $0.width == 1 }.map { ($0.name, $0.bit) }
+    }
 
     /// What an XMM register may hold: gdb asks for the name of the union and of its fields.
     private static let vectors: String = {
