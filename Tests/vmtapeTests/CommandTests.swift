@@ -84,6 +84,20 @@ struct CommandTests {
         #expect(try ChildProcess.run(["replay", moved], directory: "/").ending == .status(0))
     }
 
+    @Test func `a replay tells programs what came of it`() throws {
+        let trace = "\(Files.repository)/traces/swift-kernel.vmtape"
+        let result = try ChildProcess.run(["replay", "--json", trace])
+        #expect(result.ending == .status(0), "\(result.errors)")
+        #expect(
+            result.output.contains(#"{"schema":"vmtape.replay/1""#)
+                && result.output.contains(#""verdict":"identical","verified_exits":"#),
+            "\(result.output)")
+        #expect(
+            result.output.contains(
+                #""mid_flight":{"landmarks":0,"hits":0,"rejected_hits":0,"coasts":0,"steps":0,"#
+                    + #""ring3_stops":0,"stored_places":0,"repairs":0}"#), "\(result.output)")
+    }
+
     @Test func `a trace has a name of its own where none is given`() throws {
         let add = Files.sample("add")
         for _ in 0..<2 {

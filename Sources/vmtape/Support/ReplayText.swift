@@ -32,6 +32,12 @@ enum ReplayText {
         }
     }
 
+    /// One JSON object of schema `vmtape.replay/1`, on one line.
+    ///
+    /// Keys: schema, file, verdict, verified_exits, nanoseconds, mid_flight (landmarks; hits: places with
+    /// a landmark's registers; rejected_hits: of those, in another state; coasts; steps; ring3_stops;
+    /// stored_places: places taken from the trace; repairs: searches that overshot and were begun again
+    /// from a checkpoint), [divergence] (at, exit, expected, actual, registers, pages, causes).
     static func writeJSON(
         _ outcome: ReplayOutcome, _ reader: TraceReader
     ) throws(CommandFailure) {
@@ -63,7 +69,7 @@ enum ReplayText {
             ("landmarks", counts.landmarks), ("hits", counts.hits),
             ("rejected_hits", counts.rejectedHits), ("coasts", counts.coasts),
             ("steps", counts.steps), ("ring3_stops", counts.ring3Stops),
-            ("stored_places", counts.storedPlaces),
+            ("stored_places", counts.storedPlaces), ("repairs", counts.repairs),
         ] {
             json.key(key)
             json.value(value)
@@ -79,7 +85,8 @@ enum ReplayText {
             + "\(number(counts.hits)) places with the right registers, "
             + "\(number(counts.rejectedHits)) of them in another state; "
             + "\(number(counts.coasts)) coasts, \(number(counts.steps)) steps, "
-            + "\(number(counts.ring3Stops)) stops in ring 3"
+            + "\(number(counts.ring3Stops)) stops in ring 3, "
+            + "\(number(counts.repairs)) searches begun again"
             + (counts.storedPlaces > 0
                 ? "; \(number(counts.storedPlaces)) places taken from the trace, where the guest was in "
                     + "a loop that could not be stopped again" : "")
