@@ -1,8 +1,10 @@
 // The bare C loop that tools/bench compares vmtape with: loads a guest as vmtape does, runs it,
 // answers its devices, reads no register and records nothing.
 //
-//     bare [-i INPUT] [-q] IMAGE [COMMAND-LINE]
+//     bare [-i INPUT] [-q] [-s BITS] IMAGE [COMMAND-LINE]
 //
+// -s: what KVM copies to the run page at every exit (KVM_SYNC_X86_*: 1 registers, 2 system registers,
+// 4 events; else nothing): what a loop that reads them pays before it does anything with them.
 // IMAGE: an ELF64 kernel, or a flat real-mode binary (loaded and entered at 0x1000). The guest's
 // console goes to stdout (not with -q). The last line, on stderr: how the run ended, exits,
 // nanoseconds, and those of them on the CPU. Status: 0 halted, the guest's own after isa-debug-exit, 1 crashed, 2 could not.
@@ -181,12 +183,14 @@ static const char *drive(int cpu, struct kvm_run *run, uint64_t *exits) {
 
 int main(int count, char **arguments) {
     int option;
-    while ((option = getopt(count, arguments, "i:q")) != -1) {
+    uint64_t synchronised = 0;
+    while ((option = getopt(count, arguments, "i:qs:")) != -1) {
         if (option == 'i') input = read_file(optarg, &input_left);
+        else if (option == 's') synchronised = strtoull(optarg, NULL, 0);
         else if (option == 'q') quiet = true;
         else return 64;
     }
-    if (optind >= count) fail("usage", "bare [-i INPUT] [-q] IMAGE [COMMAND-LINE]");
+    if (optind >= count) fail("usage", "bare [-i INPUT] [-q] [-s BITS] IMAGE [COMMAND-LINE]");
 
     int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     if (kvm < 0) fail("/dev/kvm", strerror(errno));
@@ -230,6 +234,7 @@ int main(int count, char **arguments) {
     control(cpu, KVM_SET_SREGS, &system, "KVM_SET_SREGS");
     control(cpu, KVM_SET_REGS, &registers, "KVM_SET_REGS");
 
+    run->kvm_valid_regs = synchronised;
     uint64_t exits = 0, used = nanoseconds(CLOCK_THREAD_CPUTIME_ID);
     uint64_t start = nanoseconds(CLOCK_MONOTONIC);
     const char *end = drive(cpu, run, &exits);
