@@ -119,6 +119,11 @@ enum SideSlot {
     private static let worldFrameBytes =
         Limits.worldBlockBytes + frameHeaderBytes + WorldRow.maximumBytes
 
+    /// What of a slot exits fill before their block ends, in bytes.
+    static func usualBytes(vCPUCount: Int) -> Int {
+        framesAt(vCPUCount: vCPUCount) + Limits.softBlockBytes + Int(Limits.cellExits) * stampBytes
+    }
+
     static func frameBytes(hasWorldStream: Bool) -> Int {
         eventFrameBytes + (hasWorldStream ? worldFrameBytes : 0)
     }

@@ -27,7 +27,11 @@ final class WriterCore: @unchecked Sendable {
 
     /// Writes blocks until the ring is closed and empty, or until one cannot be written.
     func run() {
+        // The vCPU thread fills the first slot, then the one after the sealed one: always one ahead.
+        ring.bringIn(1)
+        ring.bringIn(2)
         while let ordinal = ring.next() {
+            ring.bringIn(ordinal + 2)
             do throws(TraceError) {
                 try Self.write(ring, ordinal, &state)
                 progress.set(bytes: state.blocks.offset)
