@@ -306,7 +306,7 @@ func diffLooksAsItDid(_ width: Int, _ colour: Bool) throws {
 }
 
 @Test func alignmentsAreShortest() {
-    var random = SplitMix(state: 42)
+    var random = SeededGenerator(seed: 42)
     for _ in 0..<300 {
         let a = (0..<random.below(12)).map { _ in Int32(random.below(3)) }
         let b = (0..<random.below(12)).map { _ in Int32(random.below(3)) }
@@ -337,17 +337,4 @@ private func longestCommon(_ a: [Int32], _ b: [Int32]) -> Int {
         }
     }
     return table[a.count][b.count]
-}
-
-/// Numbers that are the same in every run.
-private struct SplitMix {
-    var state: UInt64
-
-    mutating func below(_ bound: Int) -> Int {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
-        return Int((mixed ^ mixed >> 31) % UInt64(bound))
-    }
 }

@@ -1,4 +1,5 @@
 import Machine
+import TestSupport
 import Testing
 
 @testable import Disassembly
@@ -94,7 +95,7 @@ import Testing
 
     /// The answer is nil exactly where no length from 1 to 15 gives an instruction that fits.
     @Test func missesNoCandidate() {
-        var generator = SeededGenerator(state: 3)
+        var generator = SeededGenerator(seed: 3)
         let bytes: [UInt8] = [
             0xE4, 0xE6, 0xE7, 0xEC, 0xEE, 0xEF, 0x6C, 0x6E, 0x6F, 0xF4, 0x66, 0x67, 0xF2, 0xF3,
             0x48, 0x2E, 0xF0, 0x90, 0x0F, 0xC4, 0x62, 0xD5,
@@ -121,7 +122,7 @@ import Testing
     }
 
     @Test func takesAnyBytes() {
-        var generator = SeededGenerator(state: 2)
+        var generator = SeededGenerator(seed: 2)
         for width in Disassembler.CodeWidth.allCases {
             for _ in 0..<300 {
                 let count = Int.random(in: 0...100, using: &generator)

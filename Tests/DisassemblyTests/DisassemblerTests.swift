@@ -1,20 +1,8 @@
 import Machine
+import TestSupport
 import Testing
 
 @testable import Disassembly
-
-/// A small generator with a fixed seed, so that a failure repeats (SplitMix64).
-struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-}
 
 @Suite struct DisassemblerTests {
     @Test func printsBothSyntaxes() throws {
@@ -123,7 +111,7 @@ struct SeededGenerator: RandomNumberGenerator {
 
     /// Whatever the bytes: every byte is listed once, in order, and lengths stay within bounds.
     @Test func takesAnyBytes() {
-        var generator = SeededGenerator(state: 1)
+        var generator = SeededGenerator(seed: 1)
         for width in Disassembler.CodeWidth.allCases {
             for syntax in Disassembler.Syntax.allCases {
                 let bytes = (0..<4096).map { _ in UInt8.random(in: 0...255, using: &generator) }

@@ -1,3 +1,4 @@
+import TestSupport
 import Testing
 
 @testable import GDBRemote
@@ -72,7 +73,7 @@ import Testing
     }
 
     @Test func framesWhatItTakesApart() {
-        var random = SplitMix64(seed: 1)
+        var random = SeededGenerator(seed: 1)
         for _ in 0..<200 {
             let bytes = (0..<Int(random.next() % 300)).map { _ in
                 UInt8(truncatingIfNeeded: random.next())
@@ -85,20 +86,5 @@ import Testing
         let text = PacketFrame.text("a\nb#c$d}e*f\u{E9}")
         #expect(String(decoding: text, as: UTF8.self) == "a?b?c?d?e?f??")
         #expect(PacketFrame.text(String(repeating: "x", count: 5000)).count == 1000)
-    }
-}
-
-/// Random numbers that are the same in every run (Steele, Lea, Flood 2014).
-struct SplitMix64: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
     }
 }

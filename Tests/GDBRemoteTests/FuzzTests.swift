@@ -1,4 +1,5 @@
 import GDBRemote
+import TestSupport
 import Testing
 
 /// Broken input at random, the same in every run. `tools/fuzz debugger` looks further.
@@ -20,7 +21,7 @@ import Testing
     /// Bytes that mean something to some packet.
     private static let telling = Array("$#}*+-,:;=.0123456789abcdefxZzqv\u{3}\u{0} ".utf8)
 
-    private func mutate(_ packet: [UInt8], _ random: inout SplitMix64) -> [UInt8] {
+    private func mutate(_ packet: [UInt8], _ random: inout SeededGenerator) -> [UInt8] {
         var bytes = packet
         for _ in 0..<Int(random.next() % 4) {
             let at = bytes.isEmpty ? 0 : Int(random.next() % UInt64(bytes.count))
@@ -40,7 +41,7 @@ import Testing
     }
 
     /// A frame, mostly a good one.
-    private func frame(_ payload: [UInt8], _ random: inout SplitMix64) -> [UInt8] {
+    private func frame(_ payload: [UInt8], _ random: inout SeededGenerator) -> [UInt8] {
         var frame = Talk.frame(payload)
         switch random.next() % 12 {
         case 0: frame[frame.count - 1] ^= 1
@@ -53,7 +54,7 @@ import Testing
 
     @Test(arguments: [1, 2, 3, 4] as [UInt64])
     func answersWhateverComes(seed: UInt64) {
-        var random = SplitMix64(seed: seed)
+        var random = SeededGenerator(seed: seed)
         var answered = 0
         for _ in 0..<60 {
             var machine = ToyMachine()
@@ -74,7 +75,7 @@ import Testing
     }
 
     @Test func takesNoise() {
-        var random = SplitMix64(seed: 7)
+        var random = SeededGenerator(seed: 7)
         var talk = Talk(acknowledges: true)
         for _ in 0..<200 {
             _ = talk.bytes((0..<300).map { _ in UInt8(truncatingIfNeeded: random.next()) })

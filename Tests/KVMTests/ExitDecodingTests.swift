@@ -1,4 +1,5 @@
 import Machine
+import TestSupport
 import Testing
 
 @testable import KVM
@@ -133,7 +134,7 @@ struct FakePage: ~Copyable {
     @Test("Random pages never trap, and what they give stays inside the page")
     func randomPages() throws {
         let fake = try FakePage()
-        var random = SplitMix(state: 0x6B76_6D74)
+        var random = SeededGenerator(seed: 0x6B76_6D74)
         for _ in 0..<4_000 {
             // Small numbers are likelier to pass the checks.
             let payload = (0..<64).map { _ in
@@ -156,18 +157,5 @@ struct FakePage: ~Copyable {
             default: break
             }
         }
-    }
-}
-
-/// A generator whose numbers are the same in every run.
-struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = state
-        mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ mixed >> 31
     }
 }

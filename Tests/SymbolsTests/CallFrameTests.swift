@@ -1,5 +1,6 @@
 import Glibc
 import Machine
+import TestSupport
 import Testing
 
 @testable import Symbols
@@ -187,7 +188,7 @@ extension CallFrameRules {
         let whole = section(
             [0x0C, 7, 8, 0x90, 1], function: [0x41, 0x0E, 16, 0x86, 2, 0x0F, 2, 0x77, 8])
         for length in whole.indices { _ = rules(Array(whole[..<length]), at: 0x1001) }
-        var generator = SeededGenerator(state: 7)
+        var generator = SeededGenerator(seed: 7)
         for _ in 0..<20_000 {
             var bytes = whole
             for _ in 0..<Int.random(in: 1...4, using: &generator) {

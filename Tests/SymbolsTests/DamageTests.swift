@@ -96,7 +96,7 @@ import Testing
         let rounds = Self.setting("VMTAPE_FUZZ_ROUNDS") ?? 150
         let trail = Self.setting("VMTAPE_FUZZ_ROUNDS") == nil ? nil : try TemporaryDirectory()
         for seed in first..<first + rounds {
-            var generator = SeededGenerator(state: UInt64(seed))
+            var generator = SeededGenerator(seed: UInt64(seed))
             var bytes = original
             for _ in 0..<Int.random(in: 1...12, using: &generator) {
                 let at = Int.random(in: 0..<bytes.count, using: &generator)

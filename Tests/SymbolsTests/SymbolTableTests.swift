@@ -65,7 +65,7 @@ import Testing
 
     /// What a linear search over the same rules says, for random tables.
     @Test func agreesWithALinearSearch() {
-        var generator = SeededGenerator(state: 3)
+        var generator = SeededGenerator(seed: 3)
         for _ in 0..<200 {
             let symbols = (0..<Int.random(in: 1...20, using: &generator)).map { index in
                 symbol(
@@ -188,7 +188,7 @@ import Testing
     }
 
     @Test func takesAnyBytes() {
-        var generator = SeededGenerator(state: 4)
+        var generator = SeededGenerator(seed: 4)
         for _ in 0..<300 {
             let bytes = (0..<200).map { _ in
                 Array("0123456789abcdefTtDxX \t\n\r-\u{1b}".utf8).randomElement(using: &generator)
@@ -261,7 +261,7 @@ import Testing
     }
 
     @Test func takesAnyName() {
-        var generator = SeededGenerator(state: 5)
+        var generator = SeededGenerator(seed: 5)
         let letters = Array("_Z$sSVFyxlRzABCN0123456789EIiPKvTgf")
         for _ in 0..<2000 {
             let tail = String(

@@ -1,4 +1,5 @@
 import Machine
+import TestSupport
 import Testing
 
 @testable import Symbols
@@ -315,7 +316,7 @@ private struct MadeGuest {
 
     /// Whatever stands in registers, code and stack: an answer, within the bound.
     @Test func anythingIsSurvived() throws {
-        var generator = SeededGenerator(state: 2026)
+        var generator = SeededGenerator(seed: 2026)
         let image = try Fixture.kernel64.image()
         for round in 0..<400 {
             var guest = MadeGuest(is64Bit: round % 3 != 0)

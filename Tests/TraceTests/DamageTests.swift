@@ -40,7 +40,7 @@ func readsOnlyTruth(_ bytes: [UInt8], _ samples: [Sample]) -> Bool {
     let (bytes, samples) = try smallTrace()
     #expect(try readSamples(TraceReader(bytes: bytes)) == samples)
     #expect(try TraceReader(bytes: bytes).verify().isSound)
-    var random = SplitMix(1)
+    var random = SeededGenerator(seed: 1)
     for index in bytes.indices {
         for flip in [UInt8(1) << UInt8(random.below(8)), 0xFF] {
             var damaged = bytes
@@ -61,7 +61,7 @@ func readsOnlyTruth(_ bytes: [UInt8], _ samples: [Sample]) -> Bool {
 
 @Test func swappedAndZeroedPiecesAreSeen() throws {
     let (bytes, samples) = try smallTrace()
-    var random = SplitMix(2)
+    var random = SeededGenerator(seed: 2)
     for round in 0..<400 {
         var damaged = bytes
         let length = 1 + random.below(200)
@@ -116,7 +116,7 @@ func readsOnlyTruth(_ bytes: [UInt8], _ samples: [Sample]) -> Bool {
     var loader = trace.makeLoader()
     let header = try loader.load(at: entry.offset)
     let payload = loader.payload.array()
-    var random = SplitMix(9)
+    var random = SeededGenerator(seed: 9)
     var decoder = ColumnDecoder()
     var output = RowBuffer()
     var refused = 0

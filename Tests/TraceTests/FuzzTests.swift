@@ -1,3 +1,4 @@
+import TestSupport
 import Testing
 
 @testable import Trace
@@ -49,7 +50,7 @@ private func walk(_ trace: TraceReader, _ exit: UInt64) {
 
 @Test func aSmokeOfFuzzing() throws {
     let (bytes, _) = try smallTrace()
-    var random = SplitMix(99)
+    var random = SeededGenerator(seed: 99)
     fuzzTrace([0, 0] + bytes)
     for round in 0..<1_500 {
         var data = [0, 0] + bytes

@@ -1,4 +1,5 @@
 import Machine
+import TestSupport
 import Testing
 
 @testable import Trace
@@ -238,7 +239,7 @@ struct RowLayoutTests {
 }
 
 @Test func randomRowsNeverTrap() {
-    var random = SplitMix(11)
+    var random = SeededGenerator(seed: 11)
     var accepted = 0
     for round in 0..<60_000 {
         var row = random.bytes(2 + random.below(round % 5 == 0 ? 700 : 60))
@@ -322,7 +323,7 @@ func columnsGiveTheRowsBack(seed: UInt64) throws {
 }
 
 @Test func sumsOfTimesDoNotDrift() {
-    var random = SplitMix(3)
+    var random = SeededGenerator(seed: 3)
     var quantiser = TimeQuantiser()
     var column = ByteBuffer()
     var long = ByteBuffer()

@@ -1,19 +1,9 @@
 import Machine
+import TestSupport
 
 @testable import Trace
 
-/// A small generator with a seed, so that a failing case can be run again.
-struct SplitMix: RandomNumberGenerator {
-    var state: UInt64
-    init(_ seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-    mutating func below(_ bound: Int) -> Int { Int(next() % UInt64(bound)) }
+extension SeededGenerator {
     mutating func chance(_ percent: Int) -> Bool { below(100) < percent }
     mutating func bytes(_ count: Int) -> [UInt8] {
         (0..<count).map { _ in UInt8(truncatingIfNeeded: next()) }
@@ -166,13 +156,13 @@ extension Sample {
 
 /// Makes runs of random events that a recorder could have seen.
 struct SampleMaker {
-    var random: SplitMix
+    var random: SeededGenerator
     var registers: [GeneralRegisters]
     var system: [SystemRegisters]
     var now: UInt64 = 1_000
 
     init(seed: UInt64, vCPUs: Int = 1) {
-        random = SplitMix(seed)
+        random = SeededGenerator(seed: seed)
         registers = Array(repeating: GeneralRegisters(), count: vCPUs)
         system = Array(repeating: SystemRegisters(), count: vCPUs)
         for vCPU in 0..<vCPUs {

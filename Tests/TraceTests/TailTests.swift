@@ -21,7 +21,7 @@ func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
     var writer = try TraceWriter(path: path, header: sampleHeader(), options: options)
     let partial = path + ".partial"
     // First by the events written so far, exactly.
-    var random = SplitMix(8)
+    var random = SeededGenerator(seed: 8)
     var checks = 0
     for (index, sample) in samples.enumerated() {
         try sample.write(&writer)
@@ -100,7 +100,7 @@ func whatIsEncodedSurvivesAtAnyMoment(timing: Bool) throws {
     let main = try #require(Files.read(path + ".partial"))
     let tail = try #require(Files.read(path + ".partial-tail"))
     let used = 4096 + SideSlot.framesAt(vCPUCount: 1) + 6_000
-    var random = SplitMix(10)
+    var random = SeededGenerator(seed: 10)
     var seen = 0
     for index in 0..<min(used, tail.count) {
         if index >= SideHeader.bytes && index < 4096 { continue }

@@ -29,7 +29,7 @@ private func worldSamples(
 ) -> (samples: [Sample], world: [Int: [WorldEvent]]) {
     var maker = SampleMaker(seed: seed)
     let samples = maker.run(exits: exits)
-    var random = SplitMix(seed &+ 1)
+    var random = SeededGenerator(seed: seed &+ 1)
     var world: [Int: [WorldEvent]] = [:]
     var time: UInt64 = 0
     for index in samples.indices {
@@ -252,7 +252,7 @@ private func areEqual(_ a: [WorldSample], _ b: [WorldSample]) -> Bool {
         }
         let size = lengths.reduce(0, +)
         #expect(size > 300)
-        var random = SplitMix(47)
+        var random = SeededGenerator(seed: 47)
         var decoder = ColumnDecoder()
         var output = RowBuffer()
         var refused = 0

@@ -329,7 +329,7 @@ import Testing
 
 @Test func headersAndImagesAreReadBack() throws {
     let scratch = try TemporaryDirectory()
-    var random = SplitMix(4)
+    var random = SeededGenerator(seed: 4)
     var image = random.bytes(3 << 20)
     for index in 5_000..<2_000_000 { image[index] = 0 }
     image += Array(repeating: 0, count: 10_000)
@@ -363,7 +363,7 @@ import Testing
 }
 
 @Test func memoryDigestsReplaceOnePage() {
-    var random = SplitMix(6)
+    var random = SeededGenerator(seed: 6)
     func page(_ number: UInt64, _ bytes: [UInt8]) -> MemoryDigest.Page? {
         // SAFETY: the array outlives the call.
         unsafe bytes.withUnsafeBytes { unsafe MemoryDigest.page(number: number, bytes: $0) }

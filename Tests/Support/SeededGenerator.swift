@@ -1,0 +1,20 @@
+/// Random numbers that are the same in every run, so that a failure repeats (SplitMix64: Steele, Lea,
+/// Flood 2014).
+public struct SeededGenerator: RandomNumberGenerator, Sendable {
+    private var state: UInt64
+
+    /// Begins with a seed: any number.
+    public init(seed: UInt64) { state = seed }
+
+    /// The next one.
+    public mutating func next() -> UInt64 {
+        state &+= 0x9E37_79B9_7F4A_7C15
+        var mixed = state
+        mixed = (mixed ^ mixed >> 30) &* 0xBF58_476D_1CE4_E5B9
+        mixed = (mixed ^ mixed >> 27) &* 0x94D0_49BB_1331_11EB
+        return mixed ^ mixed >> 31
+    }
+
+    /// One of 0 to `bound` - 1.
+    public mutating func below(_ bound: Int) -> Int { Int(next() % UInt64(bound)) }
+}
