@@ -264,7 +264,9 @@ extension GuestMachine {
         // After every other thread of the session exists: they would inherit it.
         let pin = try kvm { () throws(KVMError) in try ThreadPin(toCPU: cpu) }
         let start = HostThread.monotonicNanoseconds()
+        let startOnCPU = HostThread.ownNanoseconds()
         let outcome = try run(&loop, &side)
+        let onCPU = HostThread.ownNanoseconds() - startOnCPU
         let end = HostThread.monotonicNanoseconds()
         extendLifetime(pin)
         try kvm { () throws(KVMError) in try self.cpu.refreshSystemRegisters() }
@@ -278,7 +280,7 @@ extension GuestMachine {
         }
         return RunReport(
             outcome: outcome, exitCount: loop.exitCount, nanoseconds: end - start,
-            registers: registers, systemRegisters: system, fault: fault,
+            nanosecondsOnCPU: onCPU, registers: registers, systemRegisters: system, fault: fault,
             midFlight: loop.midFlight)
     }
 }

@@ -11,6 +11,8 @@ public struct RunReport: Sendable {
     public var exitCount: UInt64
     /// Time from the first instruction to the last exit.
     public var nanoseconds: UInt64
+    /// Of that, what the vCPU thread was on a CPU, guest included; 0 where it was not measured.
+    public var nanosecondsOnCPU: UInt64 = 0
     /// Registers at the end.
     public var registers: GeneralRegisters
     /// System registers at the end.

@@ -35,9 +35,7 @@ extension Bench {
                     times.run.append(time)
                     exits = count
                 case 2:
-                    let start = LoopTime.threadNanoseconds()
-                    let report = try guest.record(host, to: trace).report
-                    times.record.append(LoopTime(report, since: start))
+                    times.record.append(LoopTime(try guest.record(host, to: trace).report))
                 default: times.replay.append(try replay(host, trace))
                 }
             }

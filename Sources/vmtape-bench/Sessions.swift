@@ -1,6 +1,5 @@
 internal import Devices
 internal import Execution
-internal import Glibc
 internal import Guest
 internal import Trace
 
@@ -26,9 +25,8 @@ struct BenchGuest {
     func run(_ host: borrowing Host) throws -> (time: LoopTime, exits: Double) {
         var session = try RunSession(
             host: host, configuration: configuration, devices: DeviceSet(.init()))
-        let start = LoopTime.threadNanoseconds()
         let report = try session.run(SessionCallbacks())
-        return (LoopTime(report, since: start), Double(report.exitCount))
+        return (LoopTime(report), Double(report.exitCount))
     }
 
     /// `vmtape record`.
@@ -49,7 +47,7 @@ struct BenchGuest {
 struct LoopTime {
     /// On the wall.
     var nanoseconds: Double
-    /// On the CPU, with the session's start and end: what others take of the machine is not in it.
+    /// On the CPU: what others take of the machine is not in it.
     var onCPU: Double
 
     init(nanoseconds: Double, onCPU: Double) {
@@ -57,27 +55,18 @@ struct LoopTime {
         self.onCPU = onCPU
     }
 
-    init(_ report: RunReport, since start: Double) {
+    init(_ report: RunReport) {
         nanoseconds = Double(report.nanoseconds)
-        onCPU = Self.threadNanoseconds() - start
-    }
-
-    /// CPU time of the calling thread.
-    static func threadNanoseconds() -> Double {
-        var time = timespec()
-        // SAFETY: clock_gettime fills the struct it is given.
-        unsafe clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
-        return Double(time.tv_sec) * 1e9 + Double(time.tv_nsec)
+        onCPU = Double(report.nanosecondsOnCPU)
     }
 }
 
 /// `vmtape replay`: its time. Without a CPU in the trace it runs on the first.
 func replay(_ host: borrowing Host, _ path: String) throws -> LoopTime {
     let session = try ReplaySession(host: host, reader: TraceReader(path: path))
-    let start = LoopTime.threadNanoseconds()
     let outcome = try session.run(SessionCallbacks())
     guard case .identical = outcome.verdict else {
         throw BenchError(message: "\(path): the replay is not identical: \(outcome.verdict)")
     }
-    return LoopTime(outcome.report, since: start)
+    return LoopTime(outcome.report)
 }
