@@ -28,9 +28,9 @@ internal import Trace
 ///     [regs]        object of registers by name, without rip: those that differ, or all
 ///     [sregs]       object of system-register words that differ: "cs.base", "cr3", …
 ///     [events]      array of what else happened before the next exit; each has a "kind":
-///                   "interruption" (type, vector, [error_code], [rip]), "completion" (text),
-///                   "device_write" (address, data), "end" (reason, [guest_status],
-///                   mid_flight, [ram])
+///                   "interruption" (type, vector, [error_code], [rip, stored: in mid-flight]),
+///                   "completion" (text), "stored" (text), "device_write" (address, data),
+///                   "end" (reason, [guest_status], mid_flight, [ram])
 public struct ExitJSON {
     private let registers: ShownRegisters
     private let names: AddressNames
