@@ -183,6 +183,38 @@ import Trace
         #expect(cpu.kick != nil)
     }
 
+    // KVM_GET_VCPU_EVENTS leaves INT3's exception out. A session of the debugger met it: the exception
+    // came out of a step, with the INT3 gone, and was waited for ever after.
+    @Test func `an INT3 of ours comes out before a kick counts, though KVM tells nothing of it`()
+        throws
+    {
+        var system = SystemRegisters()
+        system[.cr0] = 0x8000_0001
+        system[.cr3] = 0x1000
+        system[.cr4] = 0x10
+        let memory = try smallMemory()
+        // Four megabytes for ring 3.
+        try memory.write(GuestPhysicalAddress(0x1000), [0x87, 0, 0, 0])
+        var registers = GeneralRegisters()
+        registers.rip = 0x2001
+        var cpu = KickedCPU(raising: 3, isTold: false, registers, system)
+        var stops = Ring3Stops()
+        #expect(try stops.plant(0x2000, system: system, memory: memory) == true)
+        guard case .breakpoint = try stops.run(&cpu, memory) else {
+            Issue.record("it does not")
+            return
+        }
+        #expect(cpu.runs == 2)
+        // Elsewhere a kick is a kick.
+        var other = KickedCPU(raising: 3, isTold: false, GeneralRegisters(), system)
+        guard case .kicked = try stops.run(&other, memory) else {
+            Issue.record("it is not")
+            return
+        }
+        #expect(other.runs == 1)
+        try stops.unpark(&cpu, memory)
+    }
+
     @Test func `a kick by itself is one`() throws {
         var cpu = KickedCPU(raising: nil)
         var stops = Ring3Stops()
@@ -214,6 +246,7 @@ import Trace
 @safe
 private struct KickedCPU: PlainCPU, ~Copyable {
     private let vector: UInt8?
+    private let isTold: Bool
     private(set) var runs = 0
     private(set) var kick: UInt64?
     private let registers = UnsafeMutablePointer<GeneralRegisters>.allocate(capacity: 1)
@@ -221,10 +254,16 @@ private struct KickedCPU: PlainCPU, ~Copyable {
     var mmioValue: UInt64 = 0
     var taskPriorityClass: UInt64 = 0
 
-    init(raising vector: UInt8?) {
+    /// - Parameter isTold: whether the exception shows before it comes out.
+    init(
+        raising vector: UInt8?, isTold: Bool = true,
+        _ registers: GeneralRegisters = GeneralRegisters(),
+        _ system: SystemRegisters = SystemRegisters()
+    ) {
         self.vector = vector
-        unsafe registers.initialize(to: GeneralRegisters())
-        unsafe system.initialize(to: SystemRegisters())
+        self.isTold = isTold
+        unsafe self.registers.initialize(to: registers)
+        unsafe self.system.initialize(to: system)
     }
 
     deinit {
@@ -238,7 +277,7 @@ private struct KickedCPU: PlainCPU, ~Copyable {
         return runs == 1 || vector == nil ? .interrupted : .exit(.shutdown)
     }
 
-    mutating func hasEventUnderWay() -> Bool { vector != nil && runs == 1 }
+    mutating func hasEventUnderWay() -> Bool { isTold && vector != nil && runs == 1 }
     mutating func raisedException() -> UInt8 { vector ?? 0 }
     mutating func armKick(nanoseconds: UInt64) { kick = nanoseconds }
     mutating func settle() -> Settlement { .settled }

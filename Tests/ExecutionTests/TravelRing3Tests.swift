@@ -137,6 +137,55 @@ struct TravelRing3Tests {
         #expect(machine.divergence == nil)
     }
 
+    // Nobody counts the instructions there: that so many steps lead from each place to the one where
+    // all was known, and to the same state, says that it is the right one.
+    @Test func `steps back deep in ring 3 undo steps`() throws {
+        let host = try Host()
+        let trip = try Trip(host, "preempted-ring3")
+        var machine = try trip.machine(host)
+        guard machine.usesRing3Stops else { return }
+        let exit = middle("preempted-ring3", machine)
+        try #require(try enter(&machine, from: exit))
+        // Where user_main goes on after 80,000 rounds of counting in a vector register.
+        machine.insertBreakpoint(GuestVirtualAddress(0x1000EA))
+        guard case .breakpoint = try machine.resume() else {
+            Issue.record("no breakpoint deep in ring 3")
+            return
+        }
+        #expect(machine.isNamed == false)
+        var there = [try Glimpse(&machine)]
+        let count = 40
+        for _ in 0..<count {
+            #expect(try machine.reverseStep().word == "arrived")
+            #expect(machine.systemRegisters.cpl == 3)
+            there.append(try Glimpse(&machine))
+        }
+        for sight in there.dropLast().reversed() {
+            #expect(try machine.step().word == "arrived")
+            #expect(try Glimpse(&machine) == sight)
+        }
+        // Back to the same place at once, on, and back to the breakpoint before.
+        _ = try machine.reverseStep(UInt64(count))
+        #expect(try Glimpse(&machine) == there[count])
+        guard case .breakpoint = try machine.resume() else {
+            Issue.record("the breakpoint is not hit again")
+            return
+        }
+        #expect(try Glimpse(&machine) == there[0])
+        // A breakpoint within the steps back, and one that is ahead of them.
+        _ = try machine.reverseStep(20)
+        machine.insertBreakpoint(GuestVirtualAddress(there[30].registers.rip))
+        machine.removeBreakpoint(GuestVirtualAddress(0x1000EA))
+        let index = try #require(
+            (21...count).first { there[$0].registers.rip == there[30].registers.rip })
+        guard case .breakpoint = try machine.reverseResume() else {
+            Issue.record("no breakpoint on the way back")
+            return
+        }
+        #expect(try Glimpse(&machine) == there[index])
+        #expect(machine.divergence == nil)
+    }
+
     @Test(arguments: ["ring3", "syscall"])
     func `a place in ring 3 gets the name that steps give it`(_ name: String) throws {
         let host = try Host()

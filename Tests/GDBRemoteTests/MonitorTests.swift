@@ -9,7 +9,8 @@ import Testing
     }
 
     private static let good: [(String, MonitorParser.Request)] = [
-        ("", .help), ("  ", .help), ("help", .help), ("when", .command(.when)),
+        ("", .help), ("  ", .help), ("help", .help), ("when", .command(.when(isExact: false))),
+        ("when exact", .command(.when(isExact: true))),
         ("goto begin", .command(.goTo(.position(.begin)))), ("goto end", .command(.goTo(.end))),
         ("goto 17+4", .command(.goTo(.position(Position(exitCount: 18, instructions: 4))))),
         (
@@ -42,6 +43,7 @@ import Testing
     private static let bad: [(String, String)] = [
         ("nonsense", "there is no monitor command 'nonsense'; try monitor help"),
         ("when now", "monitor when: 'now' is too much; try monitor help"),
+        ("when exact now", "monitor when: 'now' is too much; try monitor help"),
         ("goto", "monitor goto needs a position: \(positions)"),
         ("goto -1", "'-1' is no position; write \(positions)"),
         ("exits 9..5", "'9..5' is no range of exits; write 17 or 17..40"),
@@ -98,7 +100,8 @@ import Testing
         #expect(
             talk.machine.asked
                 == [
-                    .when, .goTo(.position(Position(exitCount: 0, instructions: 3))), .goTo(.end),
+                    .when(isExact: false),
+                    .goTo(.position(Position(exitCount: 0, instructions: 3))), .goTo(.end),
                 ])
         answers = talk.say("qRcmd," + hexadecimal("help"))
         #expect(consoleText(answers) == MonitorHelp.text)

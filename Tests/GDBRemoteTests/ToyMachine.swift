@@ -160,7 +160,7 @@ struct ToyMachine: DebugTarget, ~Copyable {
     ) throws(DebugError) -> MonitorReply {
         asked.append(command)
         switch command {
-        case .when: return MonitorReply("\(position)")
+        case .when(_): return MonitorReply("\(position)")
         case .goTo(.end):
             now = moments.count - 1
             return MonitorReply("at \(position)\n", didMove: true)

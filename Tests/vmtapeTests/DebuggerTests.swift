@@ -174,6 +174,8 @@ struct DebuggerTests {
         }
         var commands = ["monitor console off", "break compute"]
         for number in 1...6 { commands += stop("on \(number)", "continue") }
+        commands += ["reverse-stepi", "reverse-stepi", Self.mark("when"), "monitor when", "stepi"]
+        commands += stop("again 6", "stepi")
         for number in (1...5).reversed() { commands += stop("back \(number)", "reverse-continue") }
         commands += ["stepi"] + stop("step", "stepi") + ["stepi"]
         commands += stop("step back", "reverse-stepi") + stop("again 2", "continue")
@@ -189,6 +191,9 @@ struct DebuggerTests {
             #expect(registers("on \(number)") == registers("back \(number)"))
             #expect(registers("on \(number)") != registers("on \(number + 1)"))
         }
+        #expect(registers("again 6") == registers("on 6"), "\(session.output)")
+        #expect(session.part("when").contains(".?, next"), "\(session.output)")
+        #expect(session.part("when").contains("monitor when exact"))
         #expect(registers("step") == registers("step back"))
         #expect(registers("again 2") == registers("on 2"), "\(session.output)")
     }

@@ -100,7 +100,11 @@ extension TimeMachine {
     }
 
     /// Puts the machine back to a keyframe.
-    mutating func restore(_ index: Int) throws(ExecutionError) {
+    ///
+    /// - Parameter anchor: an anchor of the stretch of ring 3 that begins there, to which it goes then.
+    mutating func restore(
+        _ index: Int, andTo anchor: Ring3Anchor? = nil
+    ) throws(ExecutionError) {
         if isTimerSet {
             try kvm { () throws(KVMError) in try machine.cpu.armKick(nanoseconds: 0) }
             isTimerSet = false
@@ -111,7 +115,9 @@ extension TimeMachine {
             armed = .off
         }
         let frame = keyframes.frames[try restoreMemory(index)]
-        try kvm { () throws(KVMError) in try machine.cpu.restore(frame.cpu) }
+        if let anchor { try restorePages(of: anchor) }
+        let cpu = anchor?.cpu ?? frame.cpu
+        try kvm { () throws(KVMError) in try machine.cpu.restore(cpu) }
         try rewindTape(to: frame.tape)
         loop.place = frame.loop
         if loop.mendsSyscall {

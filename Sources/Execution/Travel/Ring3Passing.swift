@@ -196,21 +196,22 @@ extension TimeMachine {
     }
 
     /// Runs ring 3, which is next, to one of some addresses; one at which it stands is passed first.
+    ///
+    /// - Parameter kick: after so many nanoseconds a kick ends it, as an interruption does.
     mutating func runRing3(
-        _ planted: [UInt64], _ isInterrupted: () -> Bool
+        _ planted: [UInt64], _ isInterrupted: () -> Bool, kickAfter kick: UInt64? = nil
     ) throws(ExecutionError) -> Ring3Hit {
         while true {
+            let isPlanted = isInRing3 && planted.contains(machine.currentRegisters.rip)
             let stop = try withRing3Stops { machine, stops throws(ExecutionError) in
                 for address in planted {
                     _ = try stops.plant(
                         address, system: machine.currentSystemRegisters, memory: machine.memory)
                 }
                 try kvm { () throws(KVMError) in
-                    try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
+                    try machine.cpu.armKick(nanoseconds: kick ?? Self.lookNanoseconds)
                 }
-                let isPlanted = planted.contains(machine.currentRegisters.rip)
-                let isInside = machine.currentSystemRegisters.cpl == 3
-                return isPlanted && isInside
+                return isPlanted
                     ? try stops.step(&machine.cpu, machine.memory)
                     : try stops.run(&machine.cpu, machine.memory)
             }
@@ -220,7 +221,9 @@ extension TimeMachine {
             case .breakpoint, .stepped: if planted.contains(address) { return .stop(address) }
             case .kicked:
                 _ = machine.cpu.acknowledgeKick()
-                if isInterrupted() { return .interrupted }
+                // It came just before the INT3, which the next run would step over.
+                if !isPlanted, isInRing3, planted.contains(address) { return .stop(address) }
+                if kick != nil || isInterrupted() { return .interrupted }
             case .exit(let exit) where RunLoop.isUncounted(exit): continue
             case .raised, .exit: return .left(stop)
             }

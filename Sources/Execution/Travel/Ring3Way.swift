@@ -2,7 +2,7 @@ internal import KVM
 internal import Machine
 
 /// A place in ring 3 by how ring 3 is run to it at full speed: from a place with a name, past so many
-/// hits of some breakpoints, and so many steps on.
+/// hits of some breakpoints, and so many steps on or back (``Ring3Approach``).
 ///
 /// Its name, ``Position/ring3``, is a count of steps that only stepping tells: millions of them take
 /// minutes, and hardly anybody asks. A way leads to the same place each time, since a stretch of
@@ -11,7 +11,8 @@ struct Ring3Way: Equatable, Sendable {
     struct Leg: Equatable, Sendable {
         var addresses: [UInt64]
         var hits: UInt64
-        var steps: UInt64 = 0
+        /// Below zero: back.
+        var steps: Int64 = 0
     }
 
     /// Where ring 3 is entered, or a place in it that has a name.
@@ -42,17 +43,35 @@ struct Ring3Way: Equatable, Sendable {
         return way
     }
 
-    /// The way to the hit before the last, and the addresses of which the last is one; nil where that
-    /// is the entry.
-    var hitBefore: (way: Ring3Way, addresses: [UInt64])? {
-        guard let last = legs.last, last.steps == 0 else { return nil }
+    /// Whether it leads to a place, and then back from it.
+    func beginsBack(from target: Ring3Way) -> Bool {
+        let count = target.legs.count
+        guard entry == target.entry, count > 0, legs.count >= count, legs[count - 1].steps < 0
+        else { return false }
+        var part = Ring3Way(entry: entry, legs: Array(legs.prefix(count)))
+        part.legs[count - 1].steps = 0
+        return part == target
+    }
+
+    /// The last hit, from which the rest are steps.
+    var lastHit: Ring3Way {
         var way = self
-        if last.hits > 1 {
-            way.legs[legs.count - 1].hits -= 1
+        if !legs.isEmpty { way.legs[legs.count - 1].steps = 0 }
+        return way
+    }
+
+    /// An earlier place on a way that ends with a hit: at most so many hits before, and in any case no
+    /// earlier than the leg; and the hits that lead on from there. Nil where no hit ends the way.
+    func base(hitsBefore count: UInt64) -> (way: Ring3Way, goal: Leg)? {
+        guard var goal = legs.last, goal.steps == 0 else { return nil }
+        var way = self
+        if goal.hits > count {
+            way.legs[legs.count - 1].hits -= count
+            goal.hits = count
         } else {
             way.legs.removeLast()
         }
-        return way.legs.isEmpty ? nil : (way, last.addresses)
+        return (way, goal)
     }
 }
 
@@ -74,28 +93,53 @@ extension TimeMachine {
     /// Finds the name of the place by stepping to it from where ring 3 was entered; the machine stands
     /// there again.
     ///
-    /// - Returns: false where it was interrupted: the place has no name as before.
+    /// - Parameter limit: at most so many steps.
+    /// - Returns: false where it was interrupted, or is further: the place has no name as before.
     @discardableResult
     public mutating func name(
-        isInterrupted: () -> Bool = { false }
+        limit: UInt64 = .max, isInterrupted: () -> Bool = { false }
     ) throws(ExecutionError) -> Bool {
         guard let way else { return true }
         try go(to: way.entry)
+        let last = limit == .max ? .max : (way.entry.ring3 ?? 0) &+ limit
         for leg in way.legs {
             let addresses = leg.addresses.map { GuestVirtualAddress($0) }
-            for hit in 0..<leg.hits + leg.steps {
-                let isHit = hit < leg.hits
-                let ran = try walkRing3(
-                    to: isHit ? .max : ring3Steps + 1, isHit ? addresses : [], nil, isInterrupted)
-                if case .kicked = ran {
+            var hits: UInt64 = 0
+            while hits < leg.hits {
+                let ran = try walkRing3(to: last, addresses, nil, isInterrupted)
+                if try isUnnamed(ran, way) { return false }
+                if addresses.contains(linearRIP) {
+                    hits += 1
+                } else {
                     try go(along: way)
                     return false
                 }
-                guard case .stopped = ran, standing == .inRing3 else { throw Self.lost(way) }
+            }
+            if leg.steps > 0 {
+                let ran = try walkRing3(
+                    to: ring3Steps + leg.steps.magnitude, [], nil, isInterrupted)
+                if try isUnnamed(ran, way) { return false }
+            } else if leg.steps < 0 {
+                var place = try here()
+                place.ring3 = ring3Steps - leg.steps.magnitude
+                guard try go(to: place, isInterrupted: isInterrupted).isReached else {
+                    try go(along: way)
+                    return false
+                }
             }
         }
         try comeToRest()
         return true
+    }
+
+    /// Whether counting was interrupted; the machine stands at the end of the way again then.
+    private mutating func isUnnamed(_ ran: Ran, _ way: Ring3Way) throws(ExecutionError) -> Bool {
+        if case .kicked = ran {
+            try go(along: way)
+            return true
+        }
+        guard case .stopped = ran, standing == .inRing3 else { throw Self.lost(way) }
+        return false
     }
 
     /// Goes along a way, at full speed.
@@ -119,35 +163,58 @@ extension TimeMachine {
         _ way: Ring3Way, past stops: [UInt64], _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> (isThere: Bool, last: Ring3Way?) {
         stopClock()
-        var last: Ring3Way?
+        var seen = SeenHits(stops)
         var gone = Ring3Way(entry: way.entry)
+        // Nothing has to be run to where an approach leads back from.
+        let known = stops.isEmpty ? approach?.target : nil
+        let passedLegs = known.map { way.beginsBack(from: $0) ? $0.legs.count : 0 } ?? 0
         // A breakpoint where the way begins.
-        if isInRing3, stops.contains(linearRIP.rawValue) { last = gone }
+        if isInRing3, stops.contains(linearRIP.rawValue) {
+            seen.add(hits: 0, steps: 0, after: gone)
+        }
         for (index, leg) in way.legs.enumerated() {
             let isLast = index == way.legs.count - 1
-            var passed = gone
-            var hits: UInt64 = 0
+            if index + 1 < passedLegs {
+                gone.legs.append(leg)
+                continue
+            }
+            let before = gone
+            var hits: UInt64 = index < passedLegs ? leg.hits : 0
+            var passed: UInt64 = 0
             while hits < leg.hits {
                 let planted = leg.addresses + stops.filter { !leg.addresses.contains($0) }
                 let address: UInt64
                 switch try runRing3(planted, isInterrupted) {
                 case .stop(let place): address = place
-                case .interrupted: return (false, last)
+                case .interrupted: return (false, seen.last(on: way))
                 case .left: throw Self.lost(way)
                 }
                 if leg.addresses.contains(address) { hits += 1 }
                 guard stops.contains(address) else { continue }
-                passed.hit(stops)
-                if !isLast || leg.steps > 0 || hits < leg.hits { last = passed }
+                passed += 1
+                let isEnd = hits == leg.hits && (leg.steps < 0 || isLast && leg.steps == 0)
+                if !isEnd { seen.add(hits: passed, steps: 0, after: before) }
             }
             gone.legs.append(Ring3Way.Leg(addresses: leg.addresses, hits: leg.hits))
-            for step in 0..<leg.steps {
+            if leg.steps < 0 {
+                let target = gone
+                let steps = leg.steps.magnitude
+                if !stops.isEmpty {
+                    // Those on the way back are ahead again.
+                    seen.removeLast(
+                        try self.hits(of: stops, inLast: steps, before: target))
+                }
+                try goBack(steps, from: target)
+                gone.legs[index].steps = leg.steps
+                continue
+            }
+            for step in 0..<max(leg.steps, 0) {
                 guard case .stopped = try stepRing3Again(), standing == .inRing3 else {
                     throw Self.lost(way)
                 }
                 gone.step()
                 if stops.contains(linearRIP.rawValue), !isLast || step + 1 < leg.steps {
-                    last = gone
+                    seen.add(hits: leg.hits, steps: step + 1, after: before, of: leg.addresses)
                 }
             }
         }
@@ -155,11 +222,42 @@ extension TimeMachine {
         ring3Steps = way.entry.ring3 ?? 0
         self.way = way
         try comeToRest()
-        return (true, last)
+        return (true, seen.last(on: way))
+    }
+
+    /// Hits of breakpoints that a way has passed.
+    private struct SeenHits {
+        private struct Hit {
+            /// How many legs of the way come before.
+            var legs: Int
+            var last: Ring3Way.Leg?
+        }
+
+        private let stops: [UInt64]
+        private var hits: [Hit] = []
+
+        init(_ stops: [UInt64]) { self.stops = stops }
+
+        /// Adds one: so many hits, of the breakpoints or of others, and so many steps on.
+        mutating func add(
+            hits count: UInt64, steps: Int64, after way: Ring3Way, of addresses: [UInt64]? = nil
+        ) {
+            let leg = Ring3Way.Leg(addresses: addresses ?? stops, hits: count, steps: steps)
+            hits.append(Hit(legs: way.legs.count, last: count > 0 ? leg : nil))
+        }
+
+        mutating func removeLast(_ count: Int) { hits.removeLast(min(count, hits.count)) }
+
+        func last(on way: Ring3Way) -> Ring3Way? {
+            guard let hit = hits.last else { return nil }
+            var found = way
+            found.legs = Array(way.legs.prefix(hit.legs)) + (hit.last.map { [$0] } ?? [])
+            return found
+        }
     }
 
     /// A step that a kick does not count for.
-    private mutating func stepRing3Again() throws(ExecutionError) -> Ran {
+    mutating func stepRing3Again() throws(ExecutionError) -> Ran {
         while true {
             let ran = try stepRing3()
             guard case .kicked = ran else { return ran }
@@ -167,16 +265,18 @@ extension TimeMachine {
     }
 
     /// Goes to a place from which ring 3 goes on.
-    private mutating func go(to entry: Position) throws(ExecutionError) {
+    mutating func go(to entry: Position) throws(ExecutionError) {
         try restore(keyframes.index(atOrBefore: entry))
-        guard position != entry else { return }
-        guard
-            try attempt(Course(limit: entry, keepsFrames: false), isInterrupted: { false })
-                .isReached, position == entry
-        else { throw Self.lost(Ring3Way(entry: entry)) }
+        if position != entry {
+            guard
+                try attempt(Course(limit: entry, keepsFrames: false), isInterrupted: { false })
+                    .isReached, position == entry
+            else { throw Self.lost(Ring3Way(entry: entry)) }
+        }
+        try beginAnchors()
     }
 
-    private static func lost(_ way: Ring3Way) -> ExecutionError {
+    static func lost(_ way: Ring3Way) -> ExecutionError {
         .kvm(.malformed("ring 3 that does not do after \(way.entry) what it did before"))
     }
 
@@ -188,24 +288,25 @@ extension TimeMachine {
             try go(along: before)
             return .reached
         }
-        guard let (anchor, addresses) = way.hitBefore else {
-            return try name(isInterrupted: isInterrupted) ? nil : .interrupted
-        }
-        // From the hit before, step by step; and once more, one step less.
-        try go(along: anchor)
-        var before = anchor
-        while true {
-            if isInterrupted() {
-                try go(along: way)
-                return .interrupted
+        let target = way.lastHit
+        let steps = (way.legs.last?.steps.magnitude ?? 0) + 1
+        switch try approach(target, steps: steps, isInterrupted) {
+        case .interrupted:
+            try go(along: way)
+            return .interrupted
+        case .ready:
+            var before = way
+            before.legs[way.legs.count - 1].steps -= 1
+            try go(along: before)
+        case .base:
+            // So many steps before it there is another way, or a place with a name.
+            guard let base = approach?.base else { throw Self.lost(way) }
+            if base.legs.isEmpty {
+                try go(to: base.entry)
+            } else {
+                try go(along: base)
             }
-            guard case .stopped = try stepRing3Again(), standing == .inRing3 else {
-                throw Self.lost(way)
-            }
-            if addresses.contains(linearRIP.rawValue) { break }
-            before.step()
         }
-        try go(along: before)
         return .reached
     }
 }

@@ -84,6 +84,13 @@ public struct TimeMachine: ~Copyable {
     var standing = Standing.atExit { didSet { if standing != .inRing3 { way = nil } } }
     /// How ring 3 was run to where the machine stands, where that has no name yet; nil: it has.
     var way: Ring3Way?
+    /// What is known of places before one in ring 3; nil: nothing.
+    var approach: Ring3Approach?
+    /// What was written since the beginning of the stretch of ring 3, at the anchor that the machine
+    /// was at last.
+    var anchorPages: [Int: PageCopy] = [:]
+    /// Who asks what was written since; nil before the first anchor.
+    var anchorWrites: DirtyPages.Reader?
     /// What a move came to while it was being prepared.
     var lastArrival = Arrival.reached
     /// The last place before watched bytes were touched.

@@ -2,8 +2,8 @@ public import Machine
 
 /// What can be asked with `monitor` beyond what the debugger itself can do.
 public enum MonitorCommand: Equatable, Sendable {
-    /// `when`: the position.
-    case when
+    /// `when [exact]`: the position. Deep in ring 3 only `exact` counts how many steps it is.
+    case when(isExact: Bool)
     /// `goto POSITION`, `goto begin`, `goto end`: move there.
     case goTo(Destination)
     /// `exits [RANGE]`: list exits; nil: those around the position.

@@ -1,7 +1,8 @@
 /// What `monitor help` says.
 enum MonitorHelp {
     static let text = """
-        when                         the position: EXIT+INSTRUCTIONS, and .STEPS in ring 3
+        when [exact]                 the position: EXIT+INSTRUCTIONS, and .STEPS in ring 3; deep in
+                                     ring 3 that is .?, until exact counts them (^C ends that)
         goto POSITION                move there: EXIT, EXIT+COUNT, EXIT+COUNT.STEPS (in ring 3,
                                      where none are counted), P% of the exits, begin[+COUNT], end
         exits [FIRST[..LAST]]        list exits

@@ -24,7 +24,7 @@ enum MonitorParser {
         let request: Request
         switch name {
         case "help": return .help
-        case "when": request = .command(.when)
+        case "when": request = .command(.when(isExact: isNext("exact", &words)))
         case "goto": request = .command(.goTo(try destination(&words)))
         case "exits": request = .command(.exits(try range(&words)))
         case "exit": request = .command(.exit(try exit(&words)))
@@ -76,6 +76,13 @@ enum MonitorParser {
             throw DebugError("monitor exits lists at most \(Limits.listedExits) exits at once")
         }
         return first...last
+    }
+
+    /// Takes a word if it is next.
+    private static func isNext(_ word: String, _ words: inout ArraySlice<Substring>) -> Bool {
+        guard let first = words.first, first == word else { return false }
+        words.removeFirst()
+        return true
     }
 
     private static func exit(_ words: inout ArraySlice<Substring>) throws(DebugError) -> UInt64 {

@@ -15,7 +15,7 @@ enum MonitorAnswers {
         _ command: MonitorCommand, _ run: inout RecordedRun, _ interrupt: InterruptFlag
     ) throws(DebugError) -> MonitorReply {
         switch command {
-        case .when: return try when(&run, interrupt)
+        case .when(let isExact): return try when(isExact: isExact, &run, interrupt)
         case .goTo(let destination): return try go(to: destination, &run, interrupt)
         case .exits(let range): return try exits(range ?? around(run), run)
         case .exit(let number): return try exit(number, run)
@@ -34,15 +34,26 @@ enum MonitorAnswers {
         }
     }
 
-    /// Deep in ring 3 the name of the place is counted now that somebody asks.
+    /// Steps in ring 3 that are counted without being asked for: a second's worth at most.
+    private static let countedSteps: UInt64 = 1 << 12
+
+    /// Deep in ring 3 the name of the place is counted only when somebody asks for it, or where that
+    /// takes no time.
     private static func when(
-        _ run: inout RecordedRun, _ interrupt: InterruptFlag
+        isExact: Bool, _ run: inout RecordedRun, _ interrupt: InterruptFlag
     ) throws(DebugError) -> MonitorReply {
         let isNamed: Bool
         do throws(ExecutionError) {
-            isNamed = try run.machine.name { interrupt.isRaised }
+            isNamed = try run.machine.name(limit: isExact ? .max : countedSteps) {
+                interrupt.isRaised
+            }
         } catch { throw DebugError("\(error)") }
-        let note = isNamed ? "" : " (interrupted while its steps were counted)"
+        let note =
+            isNamed
+            ? ""
+            : isExact
+                ? " (interrupted while its steps were counted)"
+                : " (so deep in ring 3 that counting takes long: monitor when exact counts)"
         return MonitorReply("position \(run.whereabouts())\(note)\n")
     }
 
@@ -203,7 +214,10 @@ enum MonitorAnswers {
             throw DebugError("\(error)")
         }
         guard isKept else {
-            throw DebugError("the machine cannot be kept here: step on, and try there")
+            throw DebugError(
+                run.machine.isNamed
+                    ? "the machine cannot be kept here: step on, and try there"
+                    : "a place without a name cannot be kept: monitor when exact finds its name")
         }
         return MonitorReply("kept \(run.machine.position)\n")
     }
