@@ -103,7 +103,7 @@ struct Ring3Stops: PlaceStops {
 
     /// How long after a kick that came together with an exception another takes its place.
     private static let kickAgainNanoseconds: UInt64 = 20_000
-    /// How many kicks in a row may come before a #BP does. A guest can stand behind an INT3 of ours by
+    /// How many kicks in a row may come before a #BP or #DB does. A guest can stand behind an INT3 of ours by
     /// a jump, too.
     private static let kicksBehindInt3 = 16
 
@@ -121,11 +121,17 @@ struct Ring3Stops: PlaceStops {
     ) throws(ExecutionError) -> Stop {
         let began = HostThread.ownNanoseconds()
         defer { lastNanoseconds = HostThread.ownNanoseconds() &- began }
+        // SAFETY: the page's registers do not change before the next run.
+        let start = unsafe cpu.registersPointer.pointee
         var result = try kvm { () throws(KVMError) in try cpu.run() }
         var patience = Self.kicksBehindInt3
         while case .interrupted = result {
             let isUnderWay = try kvm { () throws(KVMError) in try cpu.hasEventUnderWay() }
-            guard isUnderWay || patience > 0 && isBehindInt3(cpu) else { return .kicked }
+            // Nor does it always tell of the #DB of a step that is done.
+            let isStepped = unsafe isStep && cpu.registersPointer.pointee != start
+            guard isUnderWay || patience > 0 && (isStepped || isBehindInt3(cpu)) else {
+                return .kicked
+            }
             patience -= 1
             _ = cpu.acknowledgeKick()
             try kvm { () throws(KVMError) in

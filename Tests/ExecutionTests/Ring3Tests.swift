@@ -196,7 +196,7 @@ import Trace
         // Four megabytes for ring 3.
         try memory.write(GuestPhysicalAddress(0x1000), [0x87, 0, 0, 0])
         var registers = GeneralRegisters()
-        registers.rip = 0x2001
+        registers.rip = 0x2000
         var cpu = KickedCPU(raising: 3, isTold: false, registers, system)
         var stops = Ring3Stops()
         #expect(try stops.plant(0x2000, system: system, memory: memory) == true)
@@ -213,6 +213,16 @@ import Trace
         }
         #expect(other.runs == 1)
         try stops.unpark(&cpu, memory)
+    }
+
+    @Test func `a step that is done comes out before a kick counts, told of or not`() throws {
+        var cpu = KickedCPU(raising: 1, isTold: false)
+        var stops = Ring3Stops()
+        guard case .stepped = try stops.run(&cpu, try smallMemory(), isStep: true) else {
+            Issue.record("it does not")
+            return
+        }
+        #expect(cpu.runs == 2)
     }
 
     @Test func `a kick by itself is one`() throws {
@@ -274,6 +284,8 @@ private struct KickedCPU: PlainCPU, ~Copyable {
 
     mutating func run() throws(KVMError) -> RunResult {
         runs += 1
+        // SAFETY: as below.
+        if runs == 1, !isTold { unsafe registers.pointee.rip &+= 1 }
         return runs == 1 || vector == nil ? .interrupted : .exit(.shutdown)
     }
 
