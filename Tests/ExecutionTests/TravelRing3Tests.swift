@@ -219,6 +219,14 @@ struct TravelRing3Tests {
         }
         for _ in 0..<2 { _ = try machine.step() }
         #expect(try machine.stateDigest() == target.state)
+        // One that steps back led to, too.
+        _ = try machine.reverseStep()
+        #expect(try machine.name(limit: 1) == false)
+        #expect(machine.isNamed == false)
+        #expect(try machine.name() == true)
+        #expect(try Sight(&machine) == sights[sights.count - 2])
+        _ = try machine.seek(to: sights[0].position)
+        for _ in 0..<steps { _ = try machine.resume() }
         #expect(try machine.name())
         #expect(machine.isNamed == true)
         #expect(try Sight(&machine) == target)

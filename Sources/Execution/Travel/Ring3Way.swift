@@ -120,7 +120,8 @@ extension TimeMachine {
                     to: ring3Steps + leg.steps.magnitude, [], nil, isInterrupted)
                 if try isUnnamed(ran, way) { return false }
             } else if leg.steps < 0 {
-                var place = try here()
+                try comeToRest()
+                var place = position
                 place.ring3 = ring3Steps - leg.steps.magnitude
                 guard try go(to: place, isInterrupted: isInterrupted).isReached else {
                     try go(along: way)
