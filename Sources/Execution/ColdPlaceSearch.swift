@@ -1,8 +1,8 @@
 /// Which of several places a landmark is put at: the policy, as a function of what was passed when.
 ///
 /// A place that comes again within ``coldNanoseconds`` is hot and is dropped. One that stays away for
-/// longer is taken, if another place was passed meanwhile, or when it stays away once more: time alone
-/// can be the host's, which had something else to do. Where all are hot, the coldest of them is taken.
+/// longer is taken when it does so twice more, or once more if another place was passed meanwhile: time
+/// alone can be the host's, which had something else to do. Where all are hot, the coldest of them is taken.
 /// What was learned is kept for the next search, and tried again from time to time: of the last two
 /// measurements the shorter holds. (A moment in which the host was busy makes a place look colder than
 /// it is, and replays would stop in a loop's innermost place a thousand times as often; or hotter, if it
@@ -23,6 +23,9 @@ struct ColdPlaceSearch {
     /// What comes again sooner is no place to settle for: a replay would pass it in the time of some
     /// stops, and come to the end of a loop over millions of elements never.
     static let hotNanoseconds: UInt64 = 2000
+    /// How often a place must stay away long and come again before it is one; once, where another came
+    /// meanwhile.
+    private static let doubtLimit = 2
     /// How often a place is measured again in one search before it is dropped.
     static let measurementLimit = 6
     /// How long to look for one.
@@ -41,8 +44,8 @@ struct ColdPlaceSearch {
         var address: UInt64
         var nanoseconds: UInt64
         var pass: Int
-        /// It stayed away long, for what reason is not known.
-        var isDoubtful = false
+        /// How often in a row it stayed away long, for what reason is not known.
+        var doubts = 0
         /// The shortest time that it was away and came again too soon.
         var shortest: UInt64 = .max
         /// How often it did, and yet was away for a while.
@@ -214,13 +217,14 @@ struct ColdPlaceSearch {
             seen.remove(at: index)
             return .drop
         }
-        if seen[index].pass < passes - 1 || seen[index].isDoubtful {
+        let doubts = seen[index].doubts
+        if doubts >= Self.doubtLimit || doubts >= 1 && seen[index].pass < passes - 1 {
             learn(address, away: away)
             // What was seen before may have been shorter.
             return isCold(address) ? .take : .drop
         }
         seen[index] = Seen(
-            address: address, nanoseconds: nanoseconds, pass: passes, isDoubtful: true)
+            address: address, nanoseconds: nanoseconds, pass: passes, doubts: doubts + 1)
         return .keep
     }
 

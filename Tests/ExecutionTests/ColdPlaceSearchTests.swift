@@ -13,10 +13,12 @@ import Testing
         #expect(search.pass(1, nanoseconds: 2000) == .drop)
         #expect(search.pass(2, nanoseconds: 3000) == .keep)
         #expect(search.pass(3, nanoseconds: 4000) == .keep)
-        #expect(search.pass(2, nanoseconds: Self.millisecond) == .take)
+        #expect(search.pass(2, nanoseconds: Self.millisecond) == .keep)
+        #expect(search.pass(3, nanoseconds: Self.millisecond + 1000) == .keep)
+        #expect(search.pass(2, nanoseconds: 2 * Self.millisecond) == .take)
     }
 
-    @Test func `time alone is believed the second time only`() {
+    @Test func `time alone is believed the third time only`() {
         var search = ColdPlaceSearch()
         _ = search.begin([1])
         #expect(search.pass(1, nanoseconds: 0) == .keep)
@@ -24,7 +26,10 @@ import Testing
         #expect(search.pass(1, nanoseconds: Self.millisecond) == .keep)
         var busy = search
         #expect(busy.pass(1, nanoseconds: Self.millisecond + 100) == .drop)
-        #expect(search.pass(1, nanoseconds: 2 * Self.millisecond) == .take)
+        #expect(search.pass(1, nanoseconds: 2 * Self.millisecond) == .keep)
+        busy = search
+        #expect(busy.pass(1, nanoseconds: 2 * Self.millisecond + 100) == .drop)
+        #expect(search.pass(1, nanoseconds: 3 * Self.millisecond) == .take)
     }
 
     @Test func `what was learned is used the next time`() {
@@ -33,7 +38,9 @@ import Testing
         #expect(search.pass(2, nanoseconds: 0) == .keep)
         #expect(search.pass(1, nanoseconds: 10) == .keep)
         #expect(search.pass(1, nanoseconds: 20) == .drop)
-        #expect(search.pass(2, nanoseconds: Self.millisecond) == .take)
+        #expect(search.pass(2, nanoseconds: Self.millisecond) == .keep)
+        #expect(search.pass(2, nanoseconds: 2 * Self.millisecond) == .keep)
+        #expect(search.pass(2, nanoseconds: 3 * Self.millisecond) == .take)
         // Only the cold one is waited for, and taken at once.
         #expect(search.begin([1, 2]) == [2])
         #expect(search.pass(2, nanoseconds: 0) == .take)
@@ -58,7 +65,9 @@ import Testing
         _ = search.begin([1, 2])
         #expect(search.pass(1, nanoseconds: 0) == .keep)
         #expect(search.pass(2, nanoseconds: 10) == .keep)
-        #expect(search.pass(1, nanoseconds: Self.millisecond) == .take)
+        #expect(search.pass(1, nanoseconds: Self.millisecond) == .keep)
+        #expect(search.pass(1, nanoseconds: 2 * Self.millisecond) == .keep)
+        #expect(search.pass(1, nanoseconds: 3 * Self.millisecond) == .take)
         #expect(search.begin([1, 2]) == [1])
         // Its time has come.
         #expect(search.begin([1, 2]) == [1, 2])
@@ -83,7 +92,10 @@ import Testing
         #expect(search.beginAnew() == [1, 2])
         #expect(search.pass(1, nanoseconds: 20) == .keep)
         #expect(search.pass(2, nanoseconds: 10_000) == .keep)
-        #expect(search.pass(1, nanoseconds: 300_020) == .take)
+        for round in 1...2 as ClosedRange<UInt64> {
+            #expect(search.pass(1, nanoseconds: 20 + round * 300_000) == .keep)
+        }
+        #expect(search.pass(1, nanoseconds: 900_020) == .take)
     }
 
     @Test func `in a loop without a cold place the next interrupt waits less long`() {
