@@ -23,9 +23,14 @@ struct ColdPlaceSearch {
     /// What comes again sooner is no place to settle for: a replay would pass it in the time of some
     /// stops, and come to the end of a loop over millions of elements never.
     static let hotNanoseconds: UInt64 = 2000
-    /// How often a place must stay away long and come again before it is one; once, where another came
-    /// meanwhile.
-    private static let doubtLimit = 2
+    /// How often a place must stay away long and come again before it is one; once less, where another
+    /// came meanwhile. In ring 3, where a stop takes a hundred times as long as in ring 0, so does what
+    /// bends a measurement.
+    private let doubtLimit: Int
+
+    /// A search that knows of no place yet.
+    init(isRing3: Bool = true) { doubtLimit = isRing3 ? 2 : 1 }
+
     /// How often a place is measured again in one search before it is dropped.
     static let measurementLimit = 6
     /// How long to look for one.
@@ -218,7 +223,7 @@ struct ColdPlaceSearch {
             return .drop
         }
         let doubts = seen[index].doubts
-        if doubts >= Self.doubtLimit || doubts >= 1 && seen[index].pass < passes - 1 {
+        if doubts >= doubtLimit || doubts >= doubtLimit - 1 && seen[index].pass < passes - 1 {
             learn(address, away: away)
             // What was seen before may have been shorter.
             return isCold(address) ? .take : .drop

@@ -64,7 +64,7 @@ public struct RunLoop: ~Copyable {
     /// What is known of where landmarks in ring 3 may stand.
     var coldPlaces = ColdPlaceSearch()
     /// The same of ring 0.
-    var ring0Places = ColdPlaceSearch()
+    var ring0Places = ColdPlaceSearch(isRing3: false)
     /// How fast the guest coasts to a landmark.
     var pace = CoastingPace()
     /// What runs since the last exit took that came to none, in ticks: the guest had it.
