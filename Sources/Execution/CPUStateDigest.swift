@@ -32,8 +32,8 @@ extension GuestCPU {
             for index in Self.ignoredXSaveBytes { area[index] = 0 }
             bytes.reserveCapacity(area.count + 2048)
             bytes += area
-            // Not the interrupt bitmap, the last four words: what is pending rules a landmark out.
-            for index in 0..<SystemRegisters.wordCount - 4 {
+            // Not the interrupt bitmap: what is pending rules a landmark out.
+            for index in 0..<SystemRegisters.bitmapWord {
                 bytes.append(word: system.words[index])
             }
             for register in try cpu.extendedControlRegisters() {
@@ -66,7 +66,7 @@ extension GuestCPU {
     /// would put them out of force). The CPU must be settled.
     public mutating func isQuiet() throws(KVMError) -> Bool {
         try findComparedMSRs()
-        guard try !hasEventUnderWay() else { return false }
+        guard try withheldEvents() == nil else { return false }
         return try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
             guard try !cpu.events().isAnythingPending else { return false }
             return try cpu.debugRegisters().dr7 & 0xFF == 0

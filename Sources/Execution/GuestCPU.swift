@@ -44,7 +44,7 @@ public struct GuestCPU: ~Copyable {
     var markedHashes: [UInt64: UInt64] = [:]
     /// Where a search for a landmark began.
     var kept: Checkpoint?
-    /// The event that was injected last, and where.
+    /// The #BP or #OF that was injected last, and where.
     private var injection: Injection?
 
     init(
@@ -91,7 +91,6 @@ extension GuestCPU: Processor {
     /// Injects an external interrupt; the CPU must be settled and ready for it.
     public mutating func interrupt(vector: UInt8) throws(KVMError) {
         try whileSettled { cpu throws(KVMError) in try cpu.interrupt(vector: vector) }
-        try noteInjection()
     }
 
     /// Whether no other is being served, nothing is on its way and there is no shadow.
@@ -105,7 +104,6 @@ extension GuestCPU: Processor {
     /// Queues a non-maskable interrupt; the CPU must be settled.
     public mutating func nonMaskableInterrupt() throws(KVMError) {
         try whileSettled { cpu throws(KVMError) in try cpu.nmi() }
-        try noteInjection()
     }
 
     /// Does something with all of the CPU's state, which is settled.
@@ -207,7 +205,7 @@ extension GuestCPU: Processor {
         return events.isAnythingUnderWay ? events : try withheldEvents()
     }
 
-    /// An event that was injected, and where the guest stood.
+    /// An exception that was injected, and where the guest stood.
     private struct Injection {
         var events: VCPUEvents
         var progress: UInt64
@@ -215,20 +213,15 @@ extension GuestCPU: Processor {
         var rsp: UInt64
     }
 
-    /// Remembers what was just injected.
-    ///
-    /// - Parameter events: what KVM was told; nil: it tells itself.
-    mutating func noteInjection(_ events: VCPUEvents? = nil) throws(KVMError) {
+    /// Remembers what KVM was just told, if it is something that it does not tell of.
+    mutating func noteInjection(_ events: VCPUEvents) throws(KVMError) {
         injection = nil
-        guard let progress = try progress() else { return }
-        injection = try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
-            let told = try cpu.events()
-            let known = events ?? told
-            guard known.isAnythingUnderWay else { return nil }
-            let registers = try cpu.registers()
-            return Injection(
-                events: known, progress: progress, rip: registers.rip, rsp: registers[.rsp])
+        guard events.isSoftException, let progress = try progress() else { return }
+        let registers = try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            try cpu.registers()
         }
+        injection = Injection(
+            events: events, progress: progress, rip: registers.rip, rsp: registers[.rsp])
     }
 
     /// The event that was injected where the guest still stands, of which KVM does not tell: #BP and

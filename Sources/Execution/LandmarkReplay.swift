@@ -51,28 +51,37 @@ extension RunLoop {
         switch found {
         case .stopped(let reason): return .stopped(reason, isInMidFlight: true)
         case .missed(let reason), .exhausted(let reason):
-            // SAFETY: the page's registers do not change before the next run.
-            let last = unsafe cpu.registersPointer.pointee
-            side.missed(
-                LandmarkMiss(
-                    exitNumber: exitCount, landmark: landmark, reason: reason,
-                    registers: search.nearest ?? last,
-                    progress: try kvm { () throws(KVMError) in try cpu.progress() },
-                    hits: search.hits, rejectedHits: search.rejectedHits,
-                    difference: search.difference))
-            return .endedByListener
+            return try miss(search, reason, &cpu, &side)
         case .found: break
         }
-        cpu.markPages()
-        isPagesMarked = true
         // Where devices are run again, they knew CR8 as it is here.
         try synchroniseAPIC(cpu, &side)
         guard search.isInterrupt else {
+            // No landmark of the trace that is recorded from here on: its pages stay those of the last.
             try side.leaveTape()
             return nil
         }
+        cpu.markPages()
+        isPagesMarked = true
         guard try inject(landmark, &cpu, &side) else { return .endedByListener }
         return nil
+    }
+
+    /// Ends a replay that does not come to a landmark, with what is known of it.
+    func miss<CPU, Side>(
+        _ search: LandmarkSearch, _ reason: String, _ cpu: inout CPU, _ side: inout Side
+    ) throws(ExecutionError) -> LoopOutcome
+    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
+        // SAFETY: the page's registers do not change before the next run.
+        let last = unsafe cpu.registersPointer.pointee
+        side.missed(
+            LandmarkMiss(
+                exitNumber: exitCount, landmark: search.landmark, reason: reason,
+                registers: search.nearest ?? last,
+                progress: try kvm { () throws(KVMError) in try cpu.progress() },
+                hits: search.hits, rejectedHits: search.rejectedHits,
+                difference: search.difference))
+        return .endedByListener
     }
 
     /// Searches, and once more from where the search began if the guest ran past the place.

@@ -82,15 +82,13 @@ extension RunLoop {
             return nil
         }
         attempts = 0
-        if Side.isListening {
-            let place = try kvm { () throws(KVMError) in
+        let place =
+            Side.isListening
+            ? try kvm { () throws(KVMError) in
                 try self.landmark(&cpu, isStored: isStored, memory)
-            }
-            guard try inject(place.landmark, stored: place.stored, &cpu, &side) else {
-                return .endedByListener
-            }
-        } else {
-            guard try inject(nil, &cpu, &side) else { return .endedByListener }
+            } : nil
+        guard try inject(place?.landmark, stored: place?.stored ?? [], &cpu, &side) else {
+            return .endedByListener
         }
         if isRing3 { midFlight.landmarksInRing3 += 1 }
         if let delay = try side.kickDelay() { try armKick(&cpu, nanoseconds: delay) }

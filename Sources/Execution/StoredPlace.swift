@@ -11,7 +11,7 @@ public import Trace
 /// replay puts the machine there, and executes nothing of what led to it.
 extension RunLoop {
     /// The machine as it stands, in completions; empty where it is too large for them.
-    mutating func storedPlace<CPU: Processor & ~Copyable>(
+    func storedPlace<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, changedPages: [MemoryDigest.Page]?, _ memory: borrowing GuestMemory
     ) throws(KVMError) -> [[Change]] {
         var changes = try cpu.wholeState()
@@ -58,7 +58,7 @@ extension RunLoop {
     ) throws(ExecutionError) -> LoopOutcome?
     where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
         guard try isSettled(&cpu) else {
-            return try miss(landmark, "the exit before it goes on", &cpu, &side)
+            return try miss(LandmarkSearch(landmark), "the exit before it goes on", &cpu, &side)
         }
         // Where devices are run again, they knew CR8 as it is there.
         if hasLocalAPIC {
@@ -85,15 +85,16 @@ extension RunLoop {
             default: break
             }
         }
-        try kvm { () throws(KVMError) in
+        let state = try kvm { () throws(KVMError) in
             try cpu.assume(all, progress: landmark.progress)
+            return try MachineState(&cpu, memory)
         }
-        let state = try kvm { () throws(KVMError) in try MachineState(&cpu, memory) }
         guard state.digest == landmark.state else {
+            var search = LandmarkSearch(landmark)
+            search.noteRejectedHit(
+                LandmarkDifference(landmark.parts, state, changedPages: nil))
             return try miss(
-                landmark, "the machine that the trace holds is another than there",
-                difference: LandmarkDifference(landmark.parts, state, changedPages: nil), &cpu,
-                &side)
+                search, "the machine that the trace holds is another than there", &cpu, &side)
         }
         cpu.markPages()
         isPagesMarked = true
@@ -102,38 +103,26 @@ extension RunLoop {
         midFlight.storedPlaces += 1
         return nil
     }
-
-    private func miss<CPU, Side>(
-        _ landmark: Landmark, _ reason: String, difference: LandmarkDifference? = nil,
-        _ cpu: inout CPU, _ side: inout Side
-    ) throws(ExecutionError) -> LoopOutcome
-    where CPU: Processor & ~Copyable, Side: World & RunListener & ~Copyable {
-        // SAFETY: the page's registers do not change before the next run.
-        let registers = unsafe cpu.registersPointer.pointee
-        side.missed(
-            LandmarkMiss(
-                exitNumber: exitCount, landmark: landmark, reason: reason, registers: registers,
-                progress: try kvm { () throws(KVMError) in try cpu.progress() }, hits: 0,
-                rejectedHits: 0, difference: difference))
-        return .endedByListener
-    }
 }
 
 extension GuestCPU {
+    /// DR0–DR3, DR6, DR7.
+    private static let debugWords = 6
+
     /// All of the CPU, as changes that put any other there; it must be settled, with nothing on its
     /// way.
     public mutating func wholeState() throws(KVMError) -> [Change] {
         let state = try checkpoint()
         var changes: [Change] = Register.allCases.map { .register($0, state.registers[$0]) }
         // What is pending rules a landmark out: no interrupt bitmap.
-        for index in 0..<SystemRegisters.wordCount - 4 {
+        for index in 0..<SystemRegisters.bitmapWord {
             changes.append(.systemWord(UInt8(index), state.system.words[index]))
         }
         for control in state.extendedControl {
             changes.append(.extendedControl(index: control.index, control.value))
         }
         changes.append(.extendedState(offset: 0, state.extended))
-        for index in 0..<6 {
+        for index in 0..<Self.debugWords {
             changes.append(.debugWord(UInt8(index), state.debug.words[index]))
         }
         for msr in state.msrs { changes.append(.msr(index: msr.index, msr.value)) }
@@ -149,7 +138,7 @@ extension GuestCPU {
         for change in changes {
             switch change {
             case .register(let register, let value): state.registers[register] = value
-            case .systemWord(let index, let value) where index < 35:
+            case .systemWord(let index, let value) where index < SystemRegisters.bitmapWord:
                 state.system.words[Int(index)] = value
             case .extendedControl(let index, let value):
                 guard let at = state.extendedControl.firstIndex(where: { $0.index == index })
@@ -161,7 +150,7 @@ extension GuestCPU {
                 throw .malformed(
                     "a stored place has \(bytes.count) bytes of XSAVE area, this host "
                         + "\(state.extended.count)")
-            case .debugWord(let index, let value) where index < 6:
+            case .debugWord(let index, let value) where index < Self.debugWords:
                 state.debug.words[Int(index)] = value
             case .msr(let index, let value):
                 guard let at = state.msrs.firstIndex(where: { $0.index == index }) else {
@@ -172,7 +161,7 @@ extension GuestCPU {
             }
         }
         // No PDPTEs: KVM loads them from RAM.
-        state.system.words[SystemRegisters.wordCount - 4] = 0
+        state.system.words[SystemRegisters.bitmapWord] = 0
         state.mpState = .runnable
         state.events = state.events.settled
         if let progress { state.progress = progress }

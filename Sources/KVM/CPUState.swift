@@ -103,6 +103,11 @@ public struct VCPUEvents: Sendable {
         exceptionInjected || exceptionPending || interruptInjected || nmiInjected || nmiPending
     }
 
+    /// Whether #BP or #OF is being delivered, of which KVM_GET_VCPU_EVENTS does not tell.
+    public var isSoftException: Bool {
+        exceptionInjected && (exceptionVector == 3 || exceptionVector == 4)
+    }
+
     /// Whether anything is being delivered, waits or is shadowed: no place for a landmark.
     public var isAnythingPending: Bool {
         isAnythingUnderWay || interruptShadow != 0 || tripleFaultPending

@@ -68,6 +68,8 @@ public struct DescriptorTable: Equatable, Sendable {
 public struct SystemRegisters: Sendable {
     /// The number of 64-bit words.
     public static let wordCount = 39
+    /// Where the interrupt bitmap begins, which is the last four of them.
+    public static let bitmapWord = 35
 
     /// The registers as KVM lays them out.
     public var words: InlineArray<39, UInt64>

@@ -3,7 +3,7 @@ import Machine
 // The typed changes of a completion row: tag, then fixed fields, then counted bytes.
 
 extension Change {
-    /// Changes as lists that have room in a completion each; none is longer than 60,000 bytes.
+    /// Changes as lists that have room in a completion each. None of them may be larger than that.
     public static func split(_ changes: [Change]) -> [[Change]] {
         var lists: [[Change]] = []
         var room = 0

@@ -301,7 +301,11 @@ struct BranchTests {
         let tape = try PCGuest.sample("preempted-ring3", "20 3").record(host, .host)
         var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
         guard machine.usesRing3Stops else { return }
-        _ = try machine.seek(to: Position(exitCount: 12 + first))
+        // An interrupt may have left the guest in ring 3 at an exit, where nothing counts as entered.
+        for exit in 12 + first... {
+            _ = try machine.seek(to: Position(exitCount: exit))
+            if machine.systemRegisters.cpl == 0 { break }
+        }
         for _ in 0..<4000 where machine.position.ring3 != steps { _ = try machine.step() }
         let position = machine.position
         #expect(position.ring3 == steps)

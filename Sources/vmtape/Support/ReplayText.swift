@@ -88,8 +88,8 @@ enum ReplayText {
             + "\(number(counts.ring3Stops)) stops in ring 3, "
             + "\(number(counts.repairs)) searches begun again"
             + (counts.storedPlaces > 0
-                ? "; \(number(counts.storedPlaces)) places taken from the trace, where the guest was in "
-                    + "a loop that could not be stopped again" : "")
+                ? "; \(number(counts.storedPlaces)) more, to which no replay would come, taken from the trace"
+                : "")
     }
 
     private static func write(_ divergence: ReplayDivergence, _ json: inout JSONWriter) {
