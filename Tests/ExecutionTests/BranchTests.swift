@@ -302,7 +302,7 @@ struct BranchTests {
         var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
         guard machine.usesRing3Stops else { return }
         // An interrupt may have left the guest in ring 3 at an exit, where nothing counts as entered.
-        for exit in 12 + first... {
+        for exit in (12 + first)... {
             _ = try machine.seek(to: Position(exitCount: exit))
             if machine.systemRegisters.cpl == 0 { break }
         }

