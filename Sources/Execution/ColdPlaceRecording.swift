@@ -146,7 +146,7 @@ extension RunLoop {
                 }
             }
             switch stop {
-            case .breakpoint, .stepped: continue
+            case .breakpoint, .stepped, .touched: continue
             case .raised:
                 search.leave(nanoseconds: guestNanoseconds)
                 try stops.unpark(&cpu, memory)

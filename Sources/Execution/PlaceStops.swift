@@ -38,6 +38,8 @@ enum PlaceStop {
     case breakpoint
     /// One instruction, or one iteration of a REP, has been executed.
     case stepped
+    /// The next instruction touches memory that is kept from it; it has not been executed.
+    case touched
     /// It raised an exception of its own, and will again.
     case raised(UInt8)
     /// It was kicked.

@@ -27,7 +27,7 @@ extension RunLoop {
         }
         switch stop {
         case .kicked: return .exhausted(Self.exhausted)
-        case .breakpoint, .stepped: return nil
+        case .breakpoint, .stepped, .touched: return nil
         case .raised(let vector): return try enterRing0(vector, &cpu, memory)
         case .exit(let exit): return .missed("the guest exits before it (\(exit.reason.name))")
         case nil: return .stopped(self.stop.reason ?? .user)
@@ -53,7 +53,7 @@ extension RunLoop {
                 isStep = false
                 // In a loop of one instruction, or a REP.
                 if unsafe cpu.registersPointer.pointee.rip == rip { return stop }
-            case .breakpoint, .raised: return stop
+            case .breakpoint, .touched, .raised: return stop
             case .exit(let exit):
                 if Self.isUncounted(exit) { continue }
                 return stop

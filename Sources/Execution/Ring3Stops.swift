@@ -36,6 +36,9 @@ struct Ring3Stops: PlaceStops {
     /// How long the thread was on a CPU for the last run or step.
     private(set) var lastNanoseconds: UInt64 = 0
 
+    /// Memory that the guest stops before it touches; nil: none.
+    var shield: Shield?
+
     /// Where it stops.
     var addresses: [UInt64] { planted.map(\.address) }
 
@@ -123,7 +126,7 @@ struct Ring3Stops: PlaceStops {
         defer { lastNanoseconds = HostThread.ownNanoseconds() &- began }
         // SAFETY: the page's registers do not change before the next run.
         let start = unsafe cpu.registersPointer.pointee
-        var result = try kvm { () throws(KVMError) in try cpu.run() }
+        guard var result = try enter(&cpu, memory) else { return .touched }
         var patience = Self.kicksBehindInt3
         while case .interrupted = result {
             let isUnderWay = try kvm { () throws(KVMError) in try cpu.hasEventUnderWay() }
@@ -136,17 +139,30 @@ struct Ring3Stops: PlaceStops {
             _ = cpu.acknowledgeKick()
             try kvm { () throws(KVMError) in
                 try cpu.armKick(nanoseconds: Self.kickAgainNanoseconds)
-                result = try cpu.run()
             }
+            guard let again = try enter(&cpu, memory) else { return .touched }
+            result = again
         }
         guard case .exit(let exit) = result else { return .kicked }
         guard case .shutdown = exit else { return .exit(exit) }
-        return try kvm { () throws(KVMError) in
-            let stop = try stop(&cpu, memory, isStep: isStep)
-            // A trap that the guest set itself would not be raised again by the same instruction.
-            if case .raised(let vector) = stop, vector != Self.debugVector { try discount(&cpu) }
-            return stop
+        let stop = try kvm { () throws(KVMError) -> Stop in
+            try self.stop(&cpu, memory, isStep: isStep)
         }
+        // A trap that the guest set itself would not be raised again by the same instruction.
+        if case .raised(let vector) = stop, vector != Self.debugVector {
+            try discount(&cpu, memory)
+        }
+        return stop
+    }
+
+    /// Enters the guest; nil where it came to what is shielded.
+    private func enter<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> RunResult? {
+        do throws(KVMError) {
+            guard let shield else { return try cpu.run() }
+            return try shield.run(&cpu, memory)
+        } catch { throw .kvm(error) }
     }
 
     /// Whether the guest may have executed one of ours. KVM does not tell of a #BP on its way: it takes
@@ -160,15 +176,19 @@ struct Ring3Stops: PlaceStops {
 
     /// Takes back what raising an exception in vain added to the instruction counter: of some, KVM
     /// tries to emulate the instruction first, and will again. Raised once more, it tells how much.
-    private func discount<CPU: Processor & ~Copyable>(_ cpu: inout CPU) throws(KVMError) {
-        guard let before = try cpu.progress() else { return }
+    private func discount<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) {
+        guard let before = try kvm({ () throws(KVMError) in try cpu.progress() }) else { return }
         // SAFETY: the page's registers do not change before the next run.
         let registers = unsafe cpu.registersPointer.pointee
-        while case .interrupted = try cpu.run() { _ = cpu.acknowledgeKick() }
-        guard let after = try cpu.progress() else { return }
-        try cpu.discountProgress(2 &* (after &- before))
-        // A trap has moved on.
-        try cpu.moveRIP(to: registers.rip)
+        while case .interrupted = try enter(&cpu, memory) { _ = cpu.acknowledgeKick() }
+        try kvm { () throws(KVMError) in
+            guard let after = try cpu.progress() else { return }
+            try cpu.discountProgress(2 &* (after &- before))
+            // A trap has moved on.
+            try cpu.moveRIP(to: registers.rip)
+        }
     }
 
     private func stop<CPU: Processor & ~Copyable>(

@@ -89,7 +89,10 @@ public struct PendingCPU: ~Copyable {
         where unsafe ckvm_exit_reason(core.page.run)
             == UInt32(CKVM_EXIT_MEMORY_FAULT):
             return true
-        default: throw KVMError.failure(result, "KVM_RUN")
+        default:
+            // Somebody may know why, and go on.
+            if !core.fetched.isEmpty { try core.fetch() }
+            throw KVMError.failure(result, "KVM_RUN")
         }
         if !core.fetched.isEmpty { try core.fetch() }
         return false

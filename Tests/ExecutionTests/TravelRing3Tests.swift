@@ -236,4 +236,110 @@ struct TravelRing3Tests {
         _ = try machine.seek(to: sights[1].position)
         #expect(try Sight(&machine) == sights[1])
     }
+
+    /// What user_main of preempted-ring3 does with its state between two stores of it.
+    private func computed(_ bytes: [UInt8]) -> [UInt8] {
+        var value = bytes.reversed().reduce(0) { $0 << 8 | UInt64($1) }
+        for _ in 0..<60000 {
+            value ^= value << 13
+            value ^= value >> 7
+            value ^= value << 17
+        }
+        return (0..<8).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }
+    }
+
+    /// Half a million instructions between two changes, and an interrupt now and then.
+    @Test func `a watchpoint finds each change deep in ring 3, in both directions`() throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", "30 4").record(host, .host)
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
+        guard machine.usesRing3Stops else { return }
+        try #require(try enter(&machine, from: machine.reader.exitCount / 3))
+        // shared.state
+        let place = machine.physicalAddress(GuestVirtualAddress(0x100300))
+        let state = try #require(place)
+        let watchpoint = try #require(Watchpoint(state, count: 8))
+        machine.insertWatchpoint(watchpoint)
+        let start = machine.position
+        var there: [(hit: WatchHit, sight: Glimpse)] = []
+        for _ in 0..<8 {
+            guard case .watchpoint(let hit) = try machine.resume() else {
+                Issue.record("no change after \(there.count), at \(machine.positionText)")
+                return
+            }
+            #expect(hit.watchpoint == watchpoint)
+            #expect(machine.memory(at: state, count: 8) == hit.new)
+            #expect(hit.new == computed(hit.old))
+            if let last = there.last { #expect(last.hit.new == hit.old) }
+            there.append((hit, try Glimpse(&machine)))
+        }
+        #expect(machine.systemRegisters.cpl == 3)
+        // A step back leads to before the change, and the machine stands behind it again by a step.
+        _ = try machine.reverseStep()
+        #expect(machine.memory(at: state, count: 8) == there[7].hit.old)
+        #expect(try machine.step().word == "arrived")
+        #expect(try Glimpse(&machine) == there[7].sight)
+        for (hit, sight) in there.reversed() {
+            guard case .watchpoint(let back) = try machine.reverseResume() else {
+                Issue.record("no change on the way back, at \(machine.positionText)")
+                return
+            }
+            #expect(back == hit)
+            #expect(machine.memory(at: state, count: 8) == hit.old)
+            let before = try Glimpse(&machine)
+            // What is next changes it.
+            guard case .watchpoint(hit) = try machine.resume() else {
+                Issue.record("the change is not seen again, at \(machine.positionText)")
+                return
+            }
+            #expect(try Glimpse(&machine) == sight)
+            _ = try machine.reverseStep()
+            #expect(try Glimpse(&machine) == before)
+        }
+        #expect(machine.position >= start)
+        #expect(machine.divergence == nil)
+    }
+
+    // The stretch behind which the machine stands ends with an exception, an exit, or an interrupt.
+    @Test(arguments: ["20 3", "20 4"])
+    func `steps back out of ring 0 lead to the end of a long stretch of ring 3`(
+        _ arguments: String
+    ) throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", arguments).record(host, .host)
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
+        guard machine.usesRing3Stops else { return }
+        let first = machine.reader.exitCount / 5
+        var stretches = 0
+        for exit in first..<first + 40 where stretches < 2 {
+            guard try enter(&machine, from: exit) else { continue }
+            let entry = machine.position
+            let behind = Position(
+                exitCount: entry.exitCount, instructions: entry.instructions + 1)
+            _ = try machine.seek(to: behind)
+            let steps = Position(
+                exitCount: entry.exitCount, instructions: entry.instructions, ring3: 3000)
+            _ = try machine.seek(to: steps)
+            // A short one is no place to look from.
+            guard machine.position == steps else { continue }
+            _ = try machine.seek(to: behind)
+            stretches += 1
+            var there = [try Glimpse(&machine)]
+            #expect(machine.systemRegisters.cpl == 0)
+            for _ in 0..<3 {
+                #expect(try machine.reverseStep().word == "arrived")
+                #expect(machine.systemRegisters.cpl == 3, "\(machine.positionText)")
+                there.append(try Glimpse(&machine))
+            }
+            for sight in there.dropLast().reversed() {
+                #expect(try machine.step().word == "arrived")
+                #expect(try Glimpse(&machine) == sight, "\(machine.positionText)")
+            }
+            // All at once.
+            _ = try machine.reverseStep(2)
+            #expect(try Glimpse(&machine) == there[2])
+        }
+        #expect(stretches > 0)
+        #expect(machine.divergence == nil)
+    }
 }

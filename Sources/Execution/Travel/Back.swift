@@ -1,4 +1,5 @@
 internal import Machine
+internal import Trace
 
 /// Backwards, by running forward again from a keyframe.
 extension TimeMachine {
@@ -30,8 +31,23 @@ extension TimeMachine {
             } else {
                 return try stop(divergence == nil ? .interrupted : .diverged)
             }
-            guard let places = try places(before: end, isInterrupted) else {
+            guard let found = try self.places(before: end, isInterrupted) else {
                 return try stop(divergence == nil ? .interrupted : .diverged)
+            }
+            let places = found.list
+            let behind = found.stretch.map { UInt64(places.count - $0) } ?? left
+            if let stretch = found.stretch, left > behind {
+                let entry = places[stretch - 1]
+                switch try goBack(left - behind, fromEndAfter: entry, isInterrupted) {
+                case .reached: return .arrived
+                case .tooFar(let steps):
+                    left -= behind + steps
+                    end = entry
+                    window = Self.window(left)
+                    continue
+                case .interrupted: return .interrupted
+                case .nowhere: break
+                }
             }
             if let needed = Int(exactly: left), places.count >= needed {
                 return try stop(
@@ -86,29 +102,106 @@ extension TimeMachine {
 
     /// The last places from here to before a position, at which stepping rests. A keyframe is made of
     /// the first that there is. Nil where the way was cut short.
+    ///
+    /// Of a long stretch of ring 3 only the first places are among them.
+    ///
+    /// - Returns: the places, and how many of them come before the rest of the last such stretch.
     private mutating func places(
         before end: Position, _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> [Position]? {
+    ) throws(ExecutionError) -> (list: [Position], stretch: Int?)? {
         var places: [Position] = []
+        var stretch: Int?
         try keep(position)
         while position < end {
             // A kick may have come while nothing ran.
             if places.count % 256 == 0, isInterrupted() { return nil }
             // A stretch in which the machine could not rest may be followed by one in which it can
             // everywhere: the earlier ones are found again from the first that is kept.
-            if places.count == placeLimit { places.removeFirst(placeLimit / 2) }
+            if places.count == placeLimit {
+                places.removeFirst(placeLimit / 2)
+                stretch = stretch.flatMap { $0 > placeLimit / 2 ? $0 - placeLimit / 2 : nil }
+            }
             places.append(position)
             if let arrival = try leaveLongRing3(before: end, isInterrupted) {
                 guard arrival.isReached else { return nil }
+                stretch = places.count
                 continue
             }
             switch try stepOnce(isInterrupted) {
             case .reached: break
-            case .historyEnd: return places
+            case .historyEnd: return (places, stretch)
             default: return nil
             }
         }
-        return places
+        return (places, stretch)
+    }
+
+    private enum WayBack {
+        case reached
+        /// It is so many steps to where the way begins.
+        case tooFar(UInt64)
+        case interrupted
+        /// No replay comes to the end.
+        case nowhere
+    }
+
+    /// Goes to a place so many steps before a stretch of ring 3 ends, of which one place is known.
+    private mutating func goBack(
+        _ steps: UInt64, fromEndAfter entry: Position, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> WayBack {
+        var target = Ring3Way(entry: entry)
+        try go(along: target)
+        var back = steps
+        if let landmark = try landmarkHere() {
+            // Its place is the last one.
+            let goal = Ring3Goal(addresses: [landmark.registers.rip])
+            guard landmark.stored == nil else { return .nowhere }
+            guard let passes = try passes(of: goal, until: landmark, isInterrupted) else {
+                return isInterrupted() ? .interrupted : .nowhere
+            }
+            target.legs.append(Ring3Way.Leg(goal: goal, hits: passes))
+            back -= 1
+        } else {
+            target.legs.append(Ring3Way.Leg(goal: .end, hits: 1))
+        }
+        guard back > 0 else {
+            try go(along: target)
+            return .reached
+        }
+        switch try approach(target, steps: back, isInterrupted) {
+        case .interrupted: return .interrupted
+        case .base:
+            guard let base = approach?.baseSteps else { throw Self.lost(target) }
+            if base < back { return .tooFar(base + (steps - back)) }
+            try go(along: Ring3Way(entry: entry))
+        case .ready:
+            target.legs[0].steps = -Int64(back)
+            try go(along: target)
+        }
+        return .reached
+    }
+
+    /// The place of the interrupt that ends the stretch of ring 3 in which the machine stands; nil: none
+    /// does.
+    private mutating func landmarkHere() throws(ExecutionError) -> Landmark? {
+        guard try tape.hasInterrupt(), let landmark = try tape.landmark(),
+            landmark.progress == spanStart &+ (try ticks())
+        else { return nil }
+        return landmark
+    }
+
+    /// How often ring 3 comes to a goal until the state is a landmark's; nil: never, or interrupted.
+    private mutating func passes(
+        of goal: Ring3Goal, until landmark: Landmark, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> UInt64? {
+        let search = LandmarkSearch(landmark)
+        var passes: UInt64 = 0
+        while true {
+            guard case .stop = try runRing3([goal], isInterrupted) else { return nil }
+            passes += 1
+            let registers = machine.currentRegisters
+            if search.matches(registers), try isWhole(landmark, registers) { return passes }
+        }
     }
 
     /// Steps of one stretch of ring 3 that are places on the way back to one behind it.

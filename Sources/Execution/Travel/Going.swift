@@ -126,6 +126,8 @@ extension TimeMachine {
         spanStart = frame.spanStart
         standing = frame.standing
         way = nil
+        isAtTouch = false
+        ring3Passes = 0
         ring3Steps = frame.position.ring3 ?? 0
         steps = 0
         lastSpan = 0

@@ -91,7 +91,7 @@ extension TimeMachine {
         var journey = Journey(course)
         if !course.watched.isEmpty {
             journey.contents = course.watched.map { bytes(of: $0) }
-            journey.placeBefore = position
+            journey.placeBefore = Place(position: position, way: way)
         }
         var arrival = Arrival.reached
         while true {
@@ -129,8 +129,11 @@ extension TimeMachine {
         /// Reads are watched for.
         let watchesReads: Bool
         /// The last place before it was touched.
-        var placeBefore = Position.begin
-        var touchedAfter: Position?
+        var placeBefore = Place(position: .begin)
+        var touchedAfter: Place?
+        /// Ring 3 came to what is watched by something that a shield does not stop before it: from here
+        /// it runs to its end by itself.
+        var unshielded: Position?
         var began = HostThread.monotonicNanoseconds()
 
         init(_ course: Course) {

@@ -12,6 +12,13 @@ extension TimeMachine {
     /// Ring 3 is stepped, and named, by its exceptions.
     var usesRing3Stops: Bool { !stepsRing3 && hasCounter && loop.usesRing3Stops }
 
+    /// Nothing is known of the stretch of ring 3 any more, which is behind.
+    mutating func forgetStretch() {
+        way = nil
+        isAtTouch = false
+        ring3Passes = 0
+    }
+
     /// The guest is in ring 3.
     var isInRing3: Bool {
         // SAFETY: the page's registers do not change before the next run.
@@ -48,12 +55,18 @@ extension TimeMachine {
     }
 
     /// Executes one instruction of ring 3, or the return to it.
-    mutating func stepRing3() throws(ExecutionError) -> Ran {
+    ///
+    /// - Parameter shield: an instruction that touches this is not executed, but is where the machine
+    ///   then stands as before (``isAtTouch``).
+    mutating func stepRing3(_ shield: Shield? = nil) throws(ExecutionError) -> Ran {
         let steps = isInRing3 ? (standing == .inRing3 ? ring3Steps : 0) &+ 1 : 0
         let target = isInRing3 ? nil : ring3Target
         let isInside = isInRing3
         let stop = try withRing3Stops { machine, stops throws(ExecutionError) in
-            if isInside { return try stops.step(&machine.cpu, machine.memory) }
+            if isInside {
+                stops.shield = shield
+                return try stops.step(&machine.cpu, machine.memory)
+            }
             if let target {
                 _ = try stops.plant(
                     target, system: machine.currentSystemRegisters, memory: machine.memory)
@@ -68,6 +81,8 @@ extension TimeMachine {
         _ body: (inout GuestMachine, inout Ring3Stops) throws(ExecutionError) -> Ring3Stops.Stop
     ) throws(ExecutionError) -> Ring3Stops.Stop {
         var stops = Ring3Stops()
+        let wasAtTouch = isAtTouch
+        isAtTouch = false
         try kvm { () throws(KVMError) in try stops.park(&machine.cpu) }
         let stop: Ring3Stops.Stop
         do throws(ExecutionError) { stop = try body(&machine, &stops) } catch {
@@ -75,6 +90,13 @@ extension TimeMachine {
             throw error
         }
         try stops.unpark(&machine.cpu, machine.memory)
+        switch stop {
+        case .touched: isAtTouch = true
+        // Nothing was executed.
+        case .kicked: isAtTouch = wasAtTouch
+        case .exit(let exit) where RunLoop.isUncounted(exit): isAtTouch = wasAtTouch
+        default: break
+        }
         return stop
     }
 
@@ -87,6 +109,7 @@ extension TimeMachine {
             standing = .inRing3
             if way == nil { ring3Steps = steps } else { way?.step() }
             return .stopped
+        case .touched: return .stopped
         case .kicked:
             _ = machine.cpu.acknowledgeKick()
             return .kicked
@@ -118,7 +141,7 @@ extension TimeMachine {
     }
 
     /// Where an IRET or SYSRET to ring 3 leads that is next (Intel SDM vol. 2).
-    private var ring3Target: UInt64? {
+    var ring3Target: UInt64? {
         let registers = machine.currentRegisters
         let system = machine.currentSystemRegisters
         let prefix = byteOfCode(at: 0) ?? 0

@@ -51,6 +51,7 @@ extension TimeMachine {
         }
         _ = machine.cpu.acknowledgeKick()
         standing = anchor.standing
+        isAtTouch = false
         ring3Steps = 0
     }
 

@@ -15,7 +15,7 @@ struct Ring3Approach {
     /// A place before it that has a way, or a name, from which the search began.
     let base: Ring3Way
     /// What to stop at.
-    let addresses: [UInt64]
+    let goal: Ring3Goal
     /// Places on the way of which nobody knows how far it is from there to the target, in order; the
     /// first is the base.
     var chain: [Link]
@@ -30,7 +30,7 @@ struct Ring3Approach {
 
     struct Link {
         var anchor: Ring3Anchor
-        /// The target is this hit of the addresses from here.
+        /// The target is this hit of the goal from here.
         var hits: UInt64
         /// How many steps it is from the link before; nil: nobody knows.
         var walked: UInt64?
@@ -110,16 +110,23 @@ extension TimeMachine {
         try walk(left, target)
     }
 
-    /// How many of the last places before a target are at one of some addresses.
+    /// How often a goal is met at the last places before a target.
     mutating func hits(
-        of stops: [UInt64], inLast steps: UInt64, before target: Ring3Way
+        of goal: Ring3Goal, inLast steps: UInt64, before target: Ring3Way
     ) throws(ExecutionError) -> Int {
         try goBack(steps, from: target)
-        let hits = stops.contains(linearRIP.rawValue) ? 1 : 0
-        guard steps > 1 else { return hits }
-        let walked = try walk(atMost: steps - 1, to: stops, hits: .max, target, { false })
-        guard case .short(let left) = walked else { throw Self.lost(target) }
-        return hits + Int(clamping: UInt64.max - left)
+        var hits = goal.addresses.contains(linearRIP.rawValue) ? 1 : 0
+        if steps > 1 {
+            let walked = try walk(atMost: steps - 1, to: goal, hits: .max, target, { false })
+            guard case .short(let left) = walked else { throw Self.lost(target) }
+            hits += Int(clamping: UInt64.max - left)
+        }
+        // The last of them may touch what is shielded, too.
+        if let shield = goal.shield(at: linearRIP.rawValue) {
+            _ = try stepRing3Again(shield)
+            if isAtTouch { hits += 1 }
+        }
+        return hits
     }
 
     enum Approached {
@@ -148,7 +155,7 @@ extension TimeMachine {
             if !base.legs.isEmpty { try go(along: base) }
             way = nil
             approach = Ring3Approach(
-                target: target, base: base, addresses: goal.addresses,
+                target: target, base: base, goal: goal.goal,
                 chain: [.init(anchor: try anchor(), hits: goal.hits)])
         }
         while let approach {
@@ -176,7 +183,7 @@ extension TimeMachine {
         guard let approach, let link = approach.chain.last else { return false }
         try stand(at: link.anchor, after: target.entry)
         switch try walk(
-            atMost: limit, to: approach.addresses, hits: link.hits, target, isInterrupted)
+            atMost: limit, to: approach.goal, hits: link.hits, target, isInterrupted)
         {
         case .interrupted: return false
         case .reached(let count):
@@ -235,13 +242,13 @@ extension TimeMachine {
         try stand(at: link.anchor, after: target.entry)
         let began = HostThread.monotonicNanoseconds()
         defer { took = HostThread.monotonicNanoseconds() &- began }
-        return try leap(approach.addresses, hits: link.hits, after: wait, target, isInterrupted)
+        return try leap(approach.goal, hits: link.hits, after: wait, target, isInterrupted)
     }
 
-    /// Runs on to a hit of some addresses, or, with a kick after so many nanoseconds, to a place before
-    /// it that a step can lead to.
+    /// Runs on to a hit of a goal, or, with a kick after so many nanoseconds, to a place before it that
+    /// a step can lead to.
     private mutating func leap(
-        _ addresses: [UInt64], hits: UInt64, after wait: UInt64?, _ way: Ring3Way,
+        _ goal: Ring3Goal, hits: UInt64, after wait: UInt64?, _ way: Ring3Way,
         _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Leap {
         var left = hits
@@ -250,23 +257,29 @@ extension TimeMachine {
             let waited = HostThread.monotonicNanoseconds() &- began
             let rest = wait.map { $0 > waited ? $0 - waited : 1 } ?? .max
             let hit = try runRing3(
-                addresses, isInterrupted, kickAfter: min(rest, Self.lookNanoseconds))
-            switch hit {
-            case .left: throw Self.lost(way)
-            case .stop:
+                [goal], isInterrupted, kickAfter: min(rest, Self.lookNanoseconds))
+            if goal.includes(hit) {
                 left -= 1
                 if left == 0 { return .arrived }
-            case .interrupted:
-                if isInterrupted() { return .interrupted }
-                guard let wait, HostThread.monotonicNanoseconds() &- began >= wait else { continue }
-                guard isInRing3 else { return .stuck }
-                // A kick can come in the middle of a REP; a step ends where a walk could.
-                guard case .stopped = try stepRing3Again(), standing == .inRing3 else {
-                    throw Self.lost(way)
-                }
-                if addresses.contains(linearRIP.rawValue) { left -= 1 }
-                return left == 0 ? .arrived : .short(left)
+                continue
             }
+            guard case .interrupted = hit else { throw Self.lost(way) }
+            if isInterrupted() { return .interrupted }
+            guard let wait, HostThread.monotonicNanoseconds() &- began >= wait else { continue }
+            guard isInRing3 else { return .stuck }
+            // A kick can come in the middle of a REP; a step ends where a walk could.
+            var ran = try stepRing3Again(isAt(goal) ? nil : goal.shield)
+            if isAtTouch {
+                left -= 1
+                if left == 0 { return .arrived }
+                ran = try stepRing3Again()
+            }
+            guard case .stopped = ran, standing == .inRing3 else {
+                guard goal.isEnd else { throw Self.lost(way) }
+                return .arrived
+            }
+            if goal.addresses.contains(linearRIP.rawValue) { left -= 1 }
+            return left == 0 ? .arrived : .short(left)
         }
     }
 
@@ -282,30 +295,33 @@ extension TimeMachine {
     /// So many steps that lead to no end of ring 3.
     private mutating func walk(_ steps: UInt64, _ way: Ring3Way) throws(ExecutionError) {
         guard steps > 0 else { return }
-        guard case .short = try walk(atMost: steps, to: [], hits: 1, way, { false }) else {
+        guard case .short = try walk(atMost: steps, to: Ring3Goal(), hits: 1, way, { false }) else {
             throw Self.lost(way)
         }
     }
 
-    /// Steps on in ring 3, or into it: up to so many steps, or to a hit of some addresses.
+    /// Steps on in ring 3, or into it: up to so many steps, or to a hit of a goal.
     private mutating func walk(
-        atMost steps: UInt64, to addresses: [UInt64], hits: UInt64, _ way: Ring3Way,
+        atMost steps: UInt64, to goal: Ring3Goal, hits: UInt64, _ way: Ring3Way,
         _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Walked {
-        let wanted = addresses.map { GuestVirtualAddress($0) }
         // The return to ring 3 is a step, and the place it leads to has number 0.
         let isInside = isInRing3
         let first = isInside ? ring3Steps : 0
         let last = first + steps - (isInside ? 0 : 1)
         var left = hits
         repeat {
-            switch try walkRing3(to: last, wanted, nil, isInterrupted) {
-            case .stopped where standing == .inRing3: break
-            case .kicked: return .interrupted
-            default: throw Self.lost(way)
+            let ran = try walkRing3(to: last, goal, nil, isInterrupted)
+            if case .kicked = ran { return .interrupted }
+            var made = ring3Steps - first + (isInside ? 0 : 1)
+            if isAtTouch || standing == .inRing3 {
+                if isAt(goal) { left -= 1 }
+            } else {
+                guard goal.isEnd else { throw Self.lost(way) }
+                made += 1
+                left -= 1
             }
-            if addresses.contains(linearRIP.rawValue) { left -= 1 }
-            if left == 0 { return .reached(ring3Steps - first + (isInside ? 0 : 1)) }
+            if left == 0 { return .reached(made) }
         } while ring3Steps < last
         return .short(left)
     }

@@ -11,12 +11,27 @@ extension TimeMachine {
         if let limit = journey.course.limit, limit.ring3 != nil {
             return limit.exitCount == loop.exitCount
         }
-        let steps = standing == .inRing3 ? ring3Steps : 0
-        return !journey.course.watched.isEmpty && steps < Self.watchedRing3Steps
+        return !journey.course.watched.isEmpty
     }
 
-    /// Steps of ring 3 in one stretch after which what is watched is looked at only when it ends.
-    private static let watchedRing3Steps: UInt64 = 1 << 14
+    /// Steps of ring 3 in one stretch after which what is watched is shielded and ring 3 run, so that
+    /// places have no name.
+    private static let watchedRing3Steps: UInt64 = 1 << 9
+
+    /// Whether ring 3 is run from here, though something is watched.
+    private func isShielded(_ journey: borrowing Journey) -> Bool {
+        standing == .inRing3 && isInRing3 && (way != nil || ring3Steps >= Self.watchedRing3Steps)
+    }
+
+    /// What stops ring 3 on a course.
+    func ring3Goal(
+        _ stops: [GuestVirtualAddress], _ watched: [Watchpoint]
+    ) -> Ring3Goal {
+        let inMemory = watched.filter { bytes(of: $0).count == $0.count }
+        return Ring3Goal(
+            addresses: stops.map(\.rawValue),
+            shield: inMemory.isEmpty ? nil : Shield(inMemory, machine.memory))
+    }
 
     /// Goes through ring 3, which is next, to a stop in it, to where it leaves, or a step.
     mutating func passRing3(
@@ -29,34 +44,46 @@ extension TimeMachine {
         stopClock()
         let stops = journey.course.ring3Stops
         let landmark = try tape.landmark()
-        guard journey.course.watched.isEmpty, journey.wanted == nil, !journey.course.isStep,
-            !isAtStart || !stops.contains(linearRIP)
-        else {
-            let glance = journey.watchesReads ? try self.glance() : nil
-            let ran = try stepRing3()
-            if case .stopped = ran, let glance { note(glance, &journey) }
-            return try finish(ran, &journey, glance, isInterrupted)
-        }
+        let isStopped = isAtTouch || stops.contains(linearRIP)
+        guard journey.course.watched.isEmpty || isShielded(journey) && !isStopped,
+            journey.wanted == nil, !journey.course.isStep, !isAtStart || !isStopped
+        else { return try stepRing3(&journey, isInterrupted) }
         if let last = try lastStep(before: journey.course.limit) {
-            let ran = try walkRing3(to: last, stops, landmark, isInterrupted)
+            guard journey.course.watched.isEmpty else {
+                return try stepRing3(&journey, isInterrupted)
+            }
+            let goal = Ring3Goal(addresses: stops.map(\.rawValue))
+            let ran = try walkRing3(to: last, goal, landmark, isInterrupted)
             return try finish(ran, &journey, nil, isInterrupted)
         }
         let start = way
         var entry = try here()
         if let start { entry = start.entry } else { try keep(entry) }
-        switch try runRing3(stops, landmark, isInterrupted) {
-        case .left(let ran): return try finish(ran, &journey, nil, isInterrupted)
+        var way = start ?? Ring3Way(entry: entry)
+        var goal = ring3Goal(stops, journey.course.watched)
+        if journey.unshielded == entry { goal.shield = nil }
+        switch try runRing3(goal, landmark, isInterrupted) {
+        case .left(let ran):
+            if goal.shield != nil {
+                way.end()
+                journey.placeBefore = Place(position: entry, way: way)
+            }
+            return try finish(ran, &journey, nil, isInterrupted)
         case .landmark(.injected(let arrival)): return arrival
         case .landmark: return .diverged
         case .interrupted: journey.wanted = .interrupted
-        case .stop(let address):
+        case .lost: journey.unshielded = entry
+        case .hit(let hit):
             // Its name is found when somebody asks for it.
-            var way = start ?? Ring3Way(entry: entry)
-            way.hit(stops.map(\.rawValue))
+            way.hit(goal)
             standing = .inRing3
             ring3Steps = entry.ring3 ?? 0
             self.way = way
-            return .breakpoint(GuestVirtualAddress(address))
+            if case .stop(let address) = hit { return .breakpoint(GuestVirtualAddress(address)) }
+            // What it makes of the memory shows behind it.
+            journey.placeBefore = Place(position: entry, way: way)
+            if isInterrupted() { journey.wanted = .interrupted }
+            return try stepRing3(&journey, isInterrupted)
         }
         // Again from where it began: what has neither name nor way is no place.
         if let start {
@@ -70,6 +97,16 @@ extension TimeMachine {
         }
         journey.isDelivered = false
         return nil
+    }
+
+    /// One step in ring 3, or into it.
+    private mutating func stepRing3(
+        _ journey: inout Journey, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Arrival? {
+        let glance = journey.watchesReads ? try self.glance() : nil
+        let ran = try stepRing3()
+        if case .stopped = ran, let glance { note(glance, &journey) }
+        return try finish(ran, &journey, glance, isInterrupted)
     }
 
     /// Which step of the stretch of ring 3 that is next is the limit; nil: it is not in that.
@@ -89,22 +126,25 @@ extension TimeMachine {
         return try arrival(after: ran, &journey, isStepped: true, glance)
     }
 
-    /// Steps through ring 3, which is next: to a step of this number, to an address, or to where the
-    /// registers are a landmark's. One step is made in any case.
+    /// Steps through ring 3, which is next: to a step of this number, to a goal, or to where the
+    /// registers are a landmark's. From a goal at which it stands one step is made in any case.
     mutating func walkRing3(
-        to last: UInt64, _ addresses: [GuestVirtualAddress], _ landmark: Landmark?,
+        to last: UInt64, _ goal: Ring3Goal, _ landmark: Landmark?,
         _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Ran {
         let search = landmark.map { LandmarkSearch($0) }
-        let wanted = addresses.map(\.rawValue)
         try kvm { () throws(KVMError) in
             try machine.cpu.armKick(nanoseconds: Self.lookNanoseconds)
         }
         isTimerSet = true
         while true {
-            let together = try stepsTogether(to: last, wanted, landmark?.registers.rip)
+            let together = try stepsTogether(to: last, goal, landmark?.registers.rip)
             let ran: Ran
-            if let together { ran = together } else { ran = try stepRing3() }
+            if let together {
+                ran = together
+            } else {
+                ran = try stepRing3(isAt(goal) ? nil : goal.shield)
+            }
             if case .kicked = ran {
                 if isInterrupted() { return ran }
                 try kvm { () throws(KVMError) in
@@ -112,8 +152,9 @@ extension TimeMachine {
                 }
                 continue
             }
+            if isAtTouch { return ran }
             guard case .stopped = ran, standing == .inRing3 else { return ran }
-            if ring3Steps >= last || wanted.contains(linearRIP.rawValue)
+            if ring3Steps >= last || goal.addresses.contains(linearRIP.rawValue)
                 || search?.matches(machine.currentRegisters) ?? false
             {
                 return ran
@@ -124,18 +165,19 @@ extension TimeMachine {
     /// Steps that are taken together, up to the first at which ``walkRing3(to:_:_:_:)`` may end or
     /// that needs care; nil where the next one does.
     private mutating func stepsTogether(
-        to last: UInt64, _ wanted: [UInt64], _ landmark: UInt64?
+        to last: UInt64, _ goal: Ring3Goal, _ landmark: UInt64?
     ) throws(ExecutionError) -> Ran? {
-        guard standing == .inRing3, way == nil, isInRing3 else { return nil }
+        guard standing == .inRing3, way == nil, isInRing3, !isAt(goal) else { return nil }
         var code = Ring3Code(machine.currentSystemRegisters)
         guard !code.needsCare(at: machine.currentRegisters.rip, machine.memory) else { return nil }
         var steps = ring3Steps
         let stop = try withRing3Stops { machine, stops throws(ExecutionError) in
-            try stops.steps(&machine.cpu, machine.memory) { cpu in
+            stops.shield = goal.shield
+            return try stops.steps(&machine.cpu, machine.memory) { cpu in
                 steps &+= 1
                 // SAFETY: the page's registers do not change before the next run.
                 let rip = unsafe cpu.registersPointer.pointee.rip
-                return steps >= last || rip == landmark || wanted.contains(rip)
+                return steps >= last || rip == landmark || goal.addresses.contains(rip)
                     || code.needsCare(at: rip, machine.memory)
             }
         }
@@ -144,89 +186,49 @@ extension TimeMachine {
     }
 
     /// What a run through ring 3 came to.
-    enum Ring3Run {
+    private enum Ring3Run {
         /// To its end, or nowhere.
         case left(Ran)
         /// To the place of an interrupt that the tape has.
         case landmark(Injection)
-        /// To a breakpoint, nobody knows after how many steps.
-        case stop(UInt64)
+        /// To a goal, nobody knows after how many steps.
+        case hit(Ring3Hit)
         /// Somebody asked for it.
         case interrupted
+        /// Nowhere from where it could go on.
+        case lost
     }
 
     /// How often the place of an interrupt is passed that no replay comes to, before the machine is put
-    /// there: breakpoints between are missed from then on.
+    /// there: stops between are missed from then on.
     private static let storedPasses = 1024
 
     /// Runs ring 3, which is next, until something of interest.
     private mutating func runRing3(
-        _ addresses: [GuestVirtualAddress], _ landmark: Landmark?, _ isInterrupted: () -> Bool
+        _ goal: Ring3Goal, _ landmark: Landmark?, _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Ring3Run {
-        let wanted = addresses.map(\.rawValue)
-        let planted = wanted + (landmark.map { [$0.registers.rip] } ?? [])
+        let place = landmark?.registers.rip
+        let goals = [goal] + (place.map { [Ring3Goal(addresses: [$0])] } ?? [])
         let search = landmark.map { LandmarkSearch($0) }
-        var passes = 0
+        // A step may have led there.
+        if isInRing3, machine.currentRegisters.rip == place { ring3Passes += 1 }
         while true {
-            let address: UInt64
-            switch try runRing3(planted, isInterrupted) {
+            let hit = try runRing3(goals, isInterrupted)
+            switch hit {
             case .left(let stop): return .left(try leave(stop, steps: 0))
             case .interrupted: return .interrupted
-            case .stop(let place): address = place
+            case .lost: return .lost
+            case .touch, .stop, .passed: if goal.includes(hit) { return .hit(hit) }
             }
-            if wanted.contains(address) { return .stop(address) }
             let registers = machine.currentRegisters
-            passes += 1
-            if let landmark, landmark.stored != nil, passes > Self.storedPasses {
+            ring3Passes += 1
+            if let landmark, landmark.stored != nil, ring3Passes > Self.storedPasses {
                 return .landmark(try reachRing3(landmark))
             }
             guard let landmark, search?.matches(registers) ?? false,
                 try isWhole(landmark, registers)
             else { continue }
             return .landmark(try reachRing3(landmark))
-        }
-    }
-
-    /// What a run to the next of some addresses came to.
-    enum Ring3Hit {
-        case stop(UInt64)
-        /// Ring 3 is left; nothing was done about it.
-        case left(Ring3Stops.Stop)
-        case interrupted
-    }
-
-    /// Runs ring 3, which is next, to one of some addresses; one at which it stands is passed first.
-    ///
-    /// - Parameter kick: after so many nanoseconds a kick ends it, as an interruption does.
-    mutating func runRing3(
-        _ planted: [UInt64], _ isInterrupted: () -> Bool, kickAfter kick: UInt64? = nil
-    ) throws(ExecutionError) -> Ring3Hit {
-        while true {
-            let isPlanted = isInRing3 && planted.contains(machine.currentRegisters.rip)
-            let stop = try withRing3Stops { machine, stops throws(ExecutionError) in
-                for address in planted {
-                    _ = try stops.plant(
-                        address, system: machine.currentSystemRegisters, memory: machine.memory)
-                }
-                try kvm { () throws(KVMError) in
-                    try machine.cpu.armKick(nanoseconds: kick ?? Self.lookNanoseconds)
-                }
-                return isPlanted
-                    ? try stops.step(&machine.cpu, machine.memory)
-                    : try stops.run(&machine.cpu, machine.memory)
-            }
-            isTimerSet = true
-            let address = machine.currentRegisters.rip
-            switch stop {
-            case .breakpoint, .stepped: if planted.contains(address) { return .stop(address) }
-            case .kicked:
-                _ = machine.cpu.acknowledgeKick()
-                // It came just before the INT3, which the next run would step over.
-                if !isPlanted, isInRing3, planted.contains(address) { return .stop(address) }
-                if kick != nil || isInterrupted() { return .interrupted }
-            case .exit(let exit) where RunLoop.isUncounted(exit): continue
-            case .raised, .exit: return .left(stop)
-            }
         }
     }
 

@@ -1,15 +1,21 @@
 internal import KVM
 internal import Machine
 
+/// A place: its name, or that of where its stretch of ring 3 begins and the way on from there.
+struct Place {
+    var position: Position
+    var way: Ring3Way?
+}
+
 /// A place in ring 3 by how ring 3 is run to it at full speed: from a place with a name, past so many
-/// hits of some breakpoints, and so many steps on or back (``Ring3Approach``).
+/// hits of a goal, and so many steps on or back (``Ring3Approach``).
 ///
 /// Its name, ``Position/ring3``, is a count of steps that only stepping tells: millions of them take
 /// minutes, and hardly anybody asks. A way leads to the same place each time, since a stretch of
 /// ring 3 does the same each time.
 struct Ring3Way: Equatable, Sendable {
     struct Leg: Equatable, Sendable {
-        var addresses: [UInt64]
+        var goal: Ring3Goal
         var hits: UInt64
         /// Below zero: back.
         var steps: Int64 = 0
@@ -20,14 +26,19 @@ struct Ring3Way: Equatable, Sendable {
     /// One after the other; a way to a place without a name has one at least.
     var legs: [Leg] = []
 
-    /// On to the next hit of one of these.
-    mutating func hit(_ addresses: [UInt64]) {
-        if let last = legs.last, last.steps == 0, last.addresses == addresses {
+    /// On to the next hit of a goal.
+    mutating func hit(_ goal: Ring3Goal) {
+        // One step from a hit is what a run begins with.
+        if let last = legs.last, 0...1 ~= last.steps, last.goal == goal {
             legs[legs.count - 1].hits += 1
+            legs[legs.count - 1].steps = 0
         } else {
-            legs.append(Leg(addresses: addresses, hits: 1))
+            legs.append(Leg(goal: goal, hits: 1))
         }
     }
+
+    /// On to the last place of the stretch.
+    mutating func end() { legs.append(Leg(goal: .end, hits: 1, steps: -1)) }
 
     /// One step on.
     mutating func step() {
@@ -41,6 +52,12 @@ struct Ring3Way: Equatable, Sendable {
         var way = self
         way.legs[legs.count - 1].steps -= 1
         return way
+    }
+
+    /// Whether a goal can be looked out for on it: there is one shield at a time.
+    func canLookOut(for goal: Ring3Goal) -> Bool {
+        goal.shield == nil
+            || legs.allSatisfy { $0.goal.shield == nil || $0.goal.shield == goal.shield }
     }
 
     /// Whether it leads to a place, and then back from it.
@@ -101,28 +118,39 @@ extension TimeMachine {
     ) throws(ExecutionError) -> Bool {
         guard let way else { return true }
         try go(to: way.entry)
+        var place = position
+        // What leads to ring 3 counts.
+        if !isInRing3 { place.instructions += 1 }
         let last = limit == .max ? .max : (way.entry.ring3 ?? 0) &+ limit
         for leg in way.legs {
-            let addresses = leg.addresses.map { GuestVirtualAddress($0) }
             var hits: UInt64 = 0
             while hits < leg.hits {
-                let ran = try walkRing3(to: last, addresses, nil, isInterrupted)
-                if try isUnnamed(ran, way) { return false }
-                if addresses.contains(linearRIP) {
-                    hits += 1
-                } else {
+                let ran = try walkRing3(to: last, leg.goal, nil, isInterrupted)
+                if case .kicked = ran {
                     try go(along: way)
                     return false
                 }
+                if !isAtTouch, standing != .inRing3 {
+                    guard leg.goal.isEnd else { throw Self.lost(way) }
+                    ring3Steps += 1
+                } else if !isAt(leg.goal) {
+                    // The limit.
+                    try go(along: way)
+                    return false
+                }
+                hits += 1
             }
             if leg.steps > 0 {
                 let ran = try walkRing3(
-                    to: ring3Steps + leg.steps.magnitude, [], nil, isInterrupted)
-                if try isUnnamed(ran, way) { return false }
+                    to: ring3Steps + leg.steps.magnitude, Ring3Goal(), nil, isInterrupted)
+                if case .kicked = ran {
+                    try go(along: way)
+                    return false
+                }
+                guard standing == .inRing3 else { throw Self.lost(way) }
             } else if leg.steps < 0 {
-                try comeToRest()
-                var place = position
                 place.ring3 = ring3Steps - leg.steps.magnitude
+                try comeToRest()
                 guard try go(to: place, isInterrupted: isInterrupted).isReached else {
                     try go(along: way)
                     return false
@@ -133,45 +161,48 @@ extension TimeMachine {
         return true
     }
 
-    /// Whether counting was interrupted; the machine stands at the end of the way again then.
-    private mutating func isUnnamed(_ ran: Ran, _ way: Ring3Way) throws(ExecutionError) -> Bool {
-        if case .kicked = ran {
-            try go(along: way)
-            return true
-        }
-        guard case .stopped = ran, standing == .inRing3 else { throw Self.lost(way) }
-        return false
-    }
-
     /// Goes along a way, at full speed.
     mutating func go(along way: Ring3Way) throws(ExecutionError) {
+        guard !way.legs.isEmpty else {
+            guard try go(to: way.entry, isInterrupted: { false }).isReached else {
+                throw Self.lost(way)
+            }
+            return
+        }
         try go(to: way.entry)
-        guard try follow(way, past: [], { false }).isThere else { throw Self.lost(way) }
+        guard try follow(way, past: Ring3Goal(), [], { false }).isThere else {
+            throw Self.lost(way)
+        }
     }
 
-    /// The last hit of some breakpoints on a way, its end apart; the machine stands somewhere on the
-    /// way then. Nil: there is none.
-    mutating func lastHit(
-        of stops: [GuestVirtualAddress], on way: Ring3Way, _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> (way: Ring3Way?, isInterrupted: Bool) {
+    /// The last stop on a way, its end apart; the machine stands somewhere on the way then.
+    ///
+    /// - Parameters:
+    ///   - goal: what may stop.
+    ///   - watched: what the goal's shield is for.
+    /// - Returns: nil for the stop: there is none.
+    mutating func lastStop(
+        at goal: Ring3Goal, _ watched: [Watchpoint], on way: Ring3Way, _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> (stop: (way: Ring3Way, stop: TravelStop)?, isInterrupted: Bool) {
         try go(to: way.entry)
-        let found = try follow(way, past: stops.map(\.rawValue), isInterrupted)
+        let found = try follow(way, past: goal, watched, isInterrupted)
         return (found.last, !found.isThere)
     }
 
     /// Follows a way from its entry, where the machine stands.
     private mutating func follow(
-        _ way: Ring3Way, past stops: [UInt64], _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> (isThere: Bool, last: Ring3Way?) {
+        _ way: Ring3Way, past: Ring3Goal, _ watched: [Watchpoint], _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> (isThere: Bool, last: (way: Ring3Way, stop: TravelStop)?) {
         stopClock()
-        var seen = SeenHits(stops)
+        var seen = SeenHits(past)
+        var lookout = Lookout(watched, &self)
         var gone = Ring3Way(entry: way.entry)
         // Nothing has to be run to where an approach leads back from.
-        let known = stops.isEmpty ? approach?.target : nil
+        let known = past.isEmpty ? approach?.target : nil
         let passedLegs = known.map { way.beginsBack(from: $0) ? $0.legs.count : 0 } ?? 0
         // A breakpoint where the way begins.
-        if isInRing3, stops.contains(linearRIP.rawValue) {
-            seen.add(hits: 0, steps: 0, after: gone)
+        if isInRing3, past.addresses.contains(linearRIP.rawValue) {
+            seen.add(hits: 0, steps: 0, after: gone, .breakpoint(linearRIP))
         }
         for (index, leg) in way.legs.enumerated() {
             let isLast = index == way.legs.count - 1
@@ -183,39 +214,58 @@ extension TimeMachine {
             var hits: UInt64 = index < passedLegs ? leg.hits : 0
             var passed: UInt64 = 0
             while hits < leg.hits {
-                let planted = leg.addresses + stops.filter { !leg.addresses.contains($0) }
-                let address: UInt64
-                switch try runRing3(planted, isInterrupted) {
-                case .stop(let place): address = place
+                let isPassing = isAt(past) || isAt(leg.goal)
+                try lookout.look(&self)
+                let hit = try runRing3(
+                    [leg.goal, past], isInterrupted, stopsBehind: lookout.isNeeded)
+                if isPassing, let change = try lookout.changes(&self) { seen.note(change) }
+                switch hit {
                 case .interrupted: return (false, seen.last(on: way))
-                case .left: throw Self.lost(way)
+                case .lost: throw Self.lost(way)
+                case .left where !leg.goal.isEnd: throw Self.lost(way)
+                default: break
                 }
-                if leg.addresses.contains(address) { hits += 1 }
-                guard stops.contains(address) else { continue }
+                if leg.goal.includes(hit) { hits += 1 }
+                guard past.includes(hit) else { continue }
                 passed += 1
                 let isEnd = hits == leg.hits && (leg.steps < 0 || isLast && leg.steps == 0)
-                if !isEnd { seen.add(hits: passed, steps: 0, after: before) }
+                var stop: TravelStop?
+                if case .stop(let address) = hit {
+                    stop = .breakpoint(GuestVirtualAddress(address))
+                }
+                if !isEnd { seen.add(hits: passed, steps: 0, after: before, stop) }
             }
-            gone.legs.append(Ring3Way.Leg(addresses: leg.addresses, hits: leg.hits))
+            gone.legs.append(Ring3Way.Leg(goal: leg.goal, hits: leg.hits))
             if leg.steps < 0 {
                 let target = gone
                 let steps = leg.steps.magnitude
-                if !stops.isEmpty {
+                if !past.isEmpty {
                     // Those on the way back are ahead again.
-                    seen.removeLast(
-                        try self.hits(of: stops, inLast: steps, before: target))
+                    seen.removeLast(try self.hits(of: past, inLast: steps, before: target))
                 }
                 try goBack(steps, from: target)
                 gone.legs[index].steps = leg.steps
+                if past.addresses.contains(linearRIP.rawValue), !isLast {
+                    seen.add(
+                        hits: leg.hits, steps: leg.steps, after: before, .breakpoint(linearRIP),
+                        of: leg.goal)
+                }
+                lookout.begin(&self)
                 continue
             }
             for step in 0..<max(leg.steps, 0) {
+                try lookout.look(&self)
                 guard case .stopped = try stepRing3Again(), standing == .inRing3 else {
                     throw Self.lost(way)
                 }
                 gone.step()
-                if stops.contains(linearRIP.rawValue), !isLast || step + 1 < leg.steps {
-                    seen.add(hits: leg.hits, steps: step + 1, after: before, of: leg.addresses)
+                if let change = try lookout.changes(&self) {
+                    seen.add(hits: leg.hits, steps: step, after: before, change, of: leg.goal)
+                }
+                if past.addresses.contains(linearRIP.rawValue), !isLast || step + 1 < leg.steps {
+                    seen.add(
+                        hits: leg.hits, steps: step + 1, after: before, .breakpoint(linearRIP),
+                        of: leg.goal)
                 }
             }
         }
@@ -226,41 +276,89 @@ extension TimeMachine {
         return (true, seen.last(on: way))
     }
 
-    /// Hits of breakpoints that a way has passed.
+    /// What becomes of watched memory, instruction by instruction, where its shield stops ring 3.
+    private struct Lookout {
+        private var journey: Journey
+        private var glance: Glance?
+
+        /// Whether anything is watched.
+        var isNeeded: Bool { !journey.course.watched.isEmpty }
+
+        init(_ watched: [Watchpoint], _ machine: inout TimeMachine) {
+            journey = Journey(Course(watched: watched))
+            begin(&machine)
+        }
+
+        /// What the memory holds now is what it held before.
+        mutating func begin(_ machine: inout TimeMachine) {
+            journey.contents = journey.course.watched.map { machine.bytes(of: $0) }
+            journey.touches.clear()
+            journey.placeBefore = Place(position: Position(exitCount: machine.loop.exitCount))
+        }
+
+        /// Before an instruction.
+        mutating func look(_ machine: inout TimeMachine) throws(ExecutionError) {
+            glance = journey.watchesReads ? try machine.glance() : nil
+        }
+
+        /// After it: what it did, if anything.
+        mutating func changes(
+            _ machine: inout TimeMachine
+        ) throws(ExecutionError) -> TravelStop? {
+            guard isNeeded else { return nil }
+            if let glance { machine.note(glance, &journey) }
+            guard case .touch(let hit) = try machine.touch(&journey) else { return nil }
+            begin(&machine)
+            return .watchpoint(hit)
+        }
+    }
+
+    /// Hits of a goal that a way has passed.
     private struct SeenHits {
         private struct Hit {
             /// How many legs of the way come before.
             var legs: Int
             var last: Ring3Way.Leg?
+            /// What it means to who goes back; nil: nothing.
+            var stop: TravelStop?
         }
 
-        private let stops: [UInt64]
+        private let goal: Ring3Goal
         private var hits: [Hit] = []
 
-        init(_ stops: [UInt64]) { self.stops = stops }
+        init(_ goal: Ring3Goal) { self.goal = goal }
 
-        /// Adds one: so many hits, of the breakpoints or of others, and so many steps on.
+        /// Adds one: so many hits, of this goal or another, and so many steps on.
         mutating func add(
-            hits count: UInt64, steps: Int64, after way: Ring3Way, of addresses: [UInt64]? = nil
+            hits count: UInt64, steps: Int64, after way: Ring3Way, _ stop: TravelStop?,
+            of other: Ring3Goal? = nil
         ) {
-            let leg = Ring3Way.Leg(addresses: addresses ?? stops, hits: count, steps: steps)
-            hits.append(Hit(legs: way.legs.count, last: count > 0 ? leg : nil))
+            let leg = Ring3Way.Leg(goal: other ?? goal, hits: count, steps: steps)
+            hits.append(Hit(legs: way.legs.count, last: count > 0 ? leg : nil, stop: stop))
+        }
+
+        /// The last one turned out to touch what is watched.
+        mutating func note(_ stop: TravelStop) {
+            guard !hits.isEmpty else { return }
+            hits[hits.count - 1].stop = stop
         }
 
         mutating func removeLast(_ count: Int) { hits.removeLast(min(count, hits.count)) }
 
-        func last(on way: Ring3Way) -> Ring3Way? {
-            guard let hit = hits.last else { return nil }
+        func last(on way: Ring3Way) -> (way: Ring3Way, stop: TravelStop)? {
+            guard let hit = hits.last(where: { $0.stop != nil }), let stop = hit.stop else {
+                return nil
+            }
             var found = way
             found.legs = Array(way.legs.prefix(hit.legs)) + (hit.last.map { [$0] } ?? [])
-            return found
+            return (found, stop)
         }
     }
 
     /// A step that a kick does not count for.
-    mutating func stepRing3Again() throws(ExecutionError) -> Ran {
+    mutating func stepRing3Again(_ shield: Shield? = nil) throws(ExecutionError) -> Ran {
         while true {
-            let ran = try stepRing3()
+            let ran = try stepRing3(shield)
             guard case .kicked = ran else { return ran }
         }
     }

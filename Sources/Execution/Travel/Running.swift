@@ -98,13 +98,10 @@ extension TimeMachine {
     private mutating func leaveStretch(
         _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> Arrival? {
-        if way != nil, !watchpoints.isEmpty {
-            guard try name(isInterrupted: isInterrupted) else { return .interrupted }
-        }
         while way != nil {
             let arrival = try forward(
                 Course(
-                    stops: breakpoints, ring3Stops: inRing3(breakpoints),
+                    stops: breakpoints, ring3Stops: inRing3(breakpoints), watched: watchpoints,
                     pause: Self.lookNanoseconds),
                 isInterrupted: isInterrupted)
             guard case .paused = arrival else { return arrival }
@@ -176,10 +173,16 @@ extension TimeMachine {
         stops: [GuestVirtualAddress], watched: [Watchpoint], _ isInterrupted: () -> Bool
     ) throws(ExecutionError) -> TravelStop {
         if let way {
-            if watched.isEmpty {
-                let hit = try lastHit(of: stops, on: way, isInterrupted)
-                if hit.isInterrupted || hit.way != nil {
-                    return try backTo(hit.way, orTo: way, isInterrupted: hit.isInterrupted)
+            let goal = ring3Goal(stops, watched)
+            if way.canLookOut(for: goal) {
+                let last = try lastStop(at: goal, watched, on: way, isInterrupted)
+                if last.isInterrupted {
+                    try go(along: way)
+                    return .interrupted
+                }
+                if let last = last.stop {
+                    try go(along: last.way)
+                    return last.stop
                 }
                 _ = try go(to: position, isInterrupted: { false })
             } else {
@@ -243,22 +246,6 @@ extension TimeMachine {
         var stop: TravelStop
     }
 
-    /// Back to a hit in the stretch of ring 3 in which the machine stood, or to where it stood.
-    private mutating func backTo(
-        _ hit: Ring3Way?, orTo way: Ring3Way, isInterrupted: Bool
-    ) throws(ExecutionError) -> TravelStop {
-        guard !isInterrupted, let hit else {
-            try go(along: way)
-            return .interrupted
-        }
-        if hit.legs.isEmpty {
-            _ = try go(to: hit.entry, isInterrupted: { false })
-        } else {
-            try go(along: hit)
-        }
-        return .breakpoint(linearRIP)
-    }
-
     /// The last stop from here to before a position; where bytes are watched, instruction by
     /// instruction.
     private mutating func lastHit(
@@ -284,7 +271,8 @@ extension TimeMachine {
             case .breakpoint(let address): note(position, way, address)
             case .touch(let hit):
                 guard let place = touchedAfter, position <= end else { return nil }
-                last = LastHit(position: place, way: nil, stop: .watchpoint(hit))
+                last = LastHit(
+                    position: place.position, way: place.way, stop: .watchpoint(hit))
             case .interrupted, .diverged: return try stop(arrival)
             default: return nil
             }

@@ -81,9 +81,14 @@ public struct TimeMachine: ~Copyable {
     /// has no name yet.
     var ring3Steps: UInt64 = 0
     /// How it came to stand where it does.
-    var standing = Standing.atExit { didSet { if standing != .inRing3 { way = nil } } }
+    var standing = Standing.atExit { didSet { if standing != .inRing3 { forgetStretch() } } }
     /// How ring 3 was run to where the machine stands, where that has no name yet; nil: it has.
     var way: Ring3Way?
+    /// It stands before an instruction of ring 3 that touches memory that is shielded, and was told so:
+    /// a run goes on with that instruction.
+    var isAtTouch = false
+    /// How often the place of an interrupt was passed in this stretch of ring 3.
+    var ring3Passes = 0
     /// What is known of places before one in ring 3; nil: nothing.
     var approach: Ring3Approach?
     /// What was written since the beginning of the stretch of ring 3, at the anchor that the machine
@@ -94,7 +99,7 @@ public struct TimeMachine: ~Copyable {
     /// What a move came to while it was being prepared.
     var lastArrival = Arrival.reached
     /// The last place before watched bytes were touched.
-    var touchedAfter: Position?
+    var touchedAfter: Place?
     /// Memory that the guest must not come to; nil: there is none.
     var shield: Shield?
     /// How many places going back remembers at once; at least 2.

@@ -221,14 +221,14 @@ extension TimeMachine {
             }
             guard let address else { continue }
             journey.touchedAfter = journey.placeBefore
-            let isAtExit = loop.exitCount > journey.placeBefore.exitCount
+            let isAtExit = loop.exitCount > journey.placeBefore.position.exitCount
             return .touch(
                 WatchHit(
                     watchpoint: watchpoint, address: address, old: old, new: now,
                     exit: isAtExit ? loop.exitCount - 1 : nil))
         }
         journey.touches.clear()
-        journey.placeBefore = try here()
+        journey.placeBefore = Place(position: try here(), way: way)
         return nil
     }
 }
