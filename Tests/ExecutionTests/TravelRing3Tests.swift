@@ -300,6 +300,94 @@ struct TravelRing3Tests {
         #expect(machine.divergence == nil)
     }
 
+    /// One breakpoint stands on the very instruction that makes the change.
+    @Test func `watchpoints and breakpoints deep in ring 3 stop in one order`() throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", "30 4").record(host, .host)
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
+        guard machine.usesRing3Stops else { return }
+        try #require(try enter(&machine, from: machine.reader.exitCount / 3))
+        let place = machine.physicalAddress(GuestVirtualAddress(0x100300))
+        let watchpoint = place.flatMap { Watchpoint($0, count: 8) }
+        machine.insertWatchpoint(try #require(watchpoint))
+        let store = GuestVirtualAddress(0x1000A7)
+        let end = GuestVirtualAddress(0x100283)
+        for address in [store, end] { machine.insertBreakpoint(address) }
+        var there: [(stop: TravelStop, sight: Glimpse)] = []
+        for _ in 0..<13 {
+            let stop = try machine.resume()
+            there.append((stop, try Glimpse(&machine)))
+        }
+        // The first may be any.
+        let words = there.map(\.stop.word)
+        for index in 1..<there.count {
+            switch there[index - 1].stop {
+            case .watchpoint: #expect(words[index] == "breakpoint")
+            case .breakpoint(end):
+                guard case .breakpoint(store) = there[index].stop else {
+                    Issue.record("\(words)")
+                    return
+                }
+            case .breakpoint: #expect(words[index] == "watchpoint")
+            default: Issue.record("\(words)")
+            }
+        }
+        // Back to before a change is back to the breakpoint there, which is not come to once more.
+        var expected: [(word: String, sight: Glimpse)] = []
+        for index in (1..<there.count).reversed() {
+            switch there[index].stop {
+            case .watchpoint: expected.append(("watchpoint", there[index - 1].sight))
+            case .breakpoint(end) where index < there.count - 1:
+                expected.append(("breakpoint", there[index].sight))
+            default: break
+            }
+        }
+        for (index, stop) in expected.enumerated() {
+            #expect(try machine.reverseResume().word == stop.word, "\(index) of \(words)")
+            #expect(try Glimpse(&machine) == stop.sight, "\(index), \(machine.positionText)")
+        }
+        #expect(machine.divergence == nil)
+    }
+
+    /// Each round of a REP is a read, and stops behind it.
+    @Test func `a watchpoint on reads finds each round of a REP deep in ring 3`() throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", "12 12").record(host, .host)
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
+        guard machine.usesRing3Stops else { return }
+        try #require(try enter(&machine, from: machine.reader.exitCount / 4))
+        // Into a copy, far from where ring 3 was entered.
+        machine.insertBreakpoint(GuestVirtualAddress(0x1002F6))
+        guard case .breakpoint = try machine.resume() else {
+            Issue.record("no breakpoint deep in ring 3")
+            return
+        }
+        machine.removeBreakpoint(GuestVirtualAddress(0x1002F6))
+        // In shared.blocks[0], on a page without code.
+        let place = machine.physicalAddress(GuestVirtualAddress(0x101000))
+        let watchpoint = place.flatMap { Watchpoint($0, count: 4, kind: .read) }
+        machine.insertWatchpoint(try #require(watchpoint))
+        var there: [Glimpse] = []
+        for count in 1...6 as ClosedRange<UInt64> {
+            guard case .watchpoint(let hit) = try machine.resume() else {
+                Issue.record("no read after \(there.count), at \(machine.positionText)")
+                return
+            }
+            #expect(hit.old == hit.new)
+            // Four rounds of one copy, and two of the next.
+            #expect(machine.registers[.rsi] == 0x101000 + (count - 1) % 4 + 1)
+            there.append(try Glimpse(&machine))
+        }
+        for count in (1...6 as ClosedRange<UInt64>).reversed() {
+            #expect(try machine.reverseResume().word == "watchpoint")
+            #expect(machine.registers[.rsi] == 0x101000 + (count - 1) % 4)
+            _ = try machine.step()
+            #expect(try Glimpse(&machine) == there[Int(count) - 1])
+            _ = try machine.reverseStep()
+        }
+        #expect(machine.divergence == nil)
+    }
+
     // The stretch behind which the machine stands ends with an exception, an exit, or an interrupt.
     @Test(arguments: ["20 3", "20 4"])
     func `steps back out of ring 0 lead to the end of a long stretch of ring 3`(
