@@ -62,9 +62,13 @@ extension TimeMachine {
         var way = start ?? Ring3Way(entry: entry)
         var goal = ring3Goal(stops, journey.course.watched)
         if journey.unshielded == entry { goal.shield = nil }
-        switch try runRing3(goal, landmark, isInterrupted) {
+        // Of a read it shows before it is made.
+        var passing = TouchPassing(
+            limit: journey.watchesReads ? 0 : .max, journey.course.watched, journey.contents)
+        switch try runRing3(goal, landmark, passing: &passing, isInterrupted) {
         case .left(let ran):
             if goal.shield != nil {
+                way.hit(goal, times: passing.count)
                 way.end()
                 journey.placeBefore = Place(position: entry, way: way)
             }
@@ -75,9 +79,16 @@ extension TimeMachine {
         case .lost: journey.unshielded = entry
         case .hit(let hit):
             // Its name is found when somebody asks for it.
-            way.hit(goal)
+            way.hit(goal, times: passing.count)
             standing = .inRing3
             ring3Steps = entry.ring3 ?? 0
+            if case .passed = hit {
+                journey.placeBefore = Place(position: entry, way: way)
+                way.step()
+                self.way = way
+                return try finish(.stopped, &journey, nil, isInterrupted)
+            }
+            way.hit(goal)
             self.way = way
             if case .stop(let address) = hit { return .breakpoint(GuestVirtualAddress(address)) }
             // What it makes of the memory shows behind it.
@@ -186,7 +197,7 @@ extension TimeMachine {
     }
 
     /// What a run through ring 3 came to.
-    private enum Ring3Run {
+    private enum Ring3Passage {
         /// To its end, or nowhere.
         case left(Ran)
         /// To the place of an interrupt that the tape has.
@@ -205,20 +216,26 @@ extension TimeMachine {
 
     /// Runs ring 3, which is next, until something of interest.
     private mutating func runRing3(
-        _ goal: Ring3Goal, _ landmark: Landmark?, _ isInterrupted: () -> Bool
-    ) throws(ExecutionError) -> Ring3Run {
+        _ goal: Ring3Goal, _ landmark: Landmark?, passing: inout TouchPassing,
+        _ isInterrupted: () -> Bool
+    ) throws(ExecutionError) -> Ring3Passage {
         let place = landmark?.registers.rip
         let goals = [goal] + (place.map { [Ring3Goal(addresses: [$0])] } ?? [])
         let search = landmark.map { LandmarkSearch($0) }
         // A step may have led there.
         if isInRing3, machine.currentRegisters.rip == place { ring3Passes += 1 }
         while true {
-            let hit = try runRing3(goals, isInterrupted)
+            let passed = passing.count
+            let hit = try runRing3(goals, passing: &passing, isInterrupted)
             switch hit {
             case .left(let stop): return .left(try leave(stop, steps: 0))
             case .interrupted: return .interrupted
             case .lost: return .lost
-            case .touch, .stop, .passed: if goal.includes(hit) { return .hit(hit) }
+            case .passed: return .hit(hit)
+            // The touch before led to it.
+            case .stop where passing.count > passed && passing.isChanged(machine.memory):
+                return .hit(.passed)
+            case .touch, .stop: if goal.includes(hit) { return .hit(hit) }
             }
             let registers = machine.currentRegisters
             ring3Passes += 1

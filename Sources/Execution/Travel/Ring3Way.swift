@@ -27,13 +27,14 @@ struct Ring3Way: Equatable, Sendable {
     var legs: [Leg] = []
 
     /// On to the next hit of a goal.
-    mutating func hit(_ goal: Ring3Goal) {
+    mutating func hit(_ goal: Ring3Goal, times: UInt64 = 1) {
+        guard times > 0 else { return }
         // One step from a hit is what a run begins with.
         if let last = legs.last, 0...1 ~= last.steps, last.goal == goal {
-            legs[legs.count - 1].hits += 1
+            legs[legs.count - 1].hits += times
             legs[legs.count - 1].steps = 0
         } else {
-            legs.append(Leg(goal: goal, hits: 1))
+            legs.append(Leg(goal: goal, hits: times))
         }
     }
 
@@ -215,10 +216,22 @@ extension TimeMachine {
             var passed: UInt64 = 0
             while hits < leg.hits {
                 let isPassing = isAt(past) || isAt(leg.goal)
+                var passing = lookout.passing
+                if leg.goal.shield != nil {
+                    passing.limit = min(passing.limit, leg.hits - hits - 1)
+                }
                 try lookout.look(&self)
                 let hit = try runRing3(
-                    [leg.goal, past], isInterrupted, stopsBehind: lookout.isNeeded)
-                if isPassing, let change = try lookout.changes(&self) { seen.note(change) }
+                    [leg.goal, past], passing: &passing, isInterrupted,
+                    stopsBehind: lookout.isNeeded)
+                if leg.goal.shield != nil { hits += passing.count }
+                if past.shield != nil, passing.count > 0 {
+                    passed += passing.count
+                    seen.add(hits: passed, steps: 0, after: before, nil, count: passing.count)
+                }
+                if isPassing || passing.count > 0, let change = try lookout.changes(&self) {
+                    seen.note(change)
+                }
                 switch hit {
                 case .interrupted: return (false, seen.last(on: way))
                 case .lost: throw Self.lost(way)
@@ -283,6 +296,11 @@ extension TimeMachine {
 
         /// Whether anything is watched.
         var isNeeded: Bool { !journey.course.watched.isEmpty }
+        /// Touches that need not be looked at one by one.
+        var passing: TouchPassing {
+            TouchPassing(
+                limit: journey.watchesReads ? 0 : .max, journey.course.watched, journey.contents)
+        }
 
         init(_ watched: [Watchpoint], _ machine: inout TimeMachine) {
             journey = Journey(Course(watched: watched))
@@ -324,31 +342,44 @@ extension TimeMachine {
         }
 
         private let goal: Ring3Goal
-        private var hits: [Hit] = []
+        /// How many were passed in all.
+        private var count = 0
+        /// Those that mean something, with their number.
+        private var hits: [(hit: Hit, number: Int)] = []
+        private var latest: Hit?
 
         init(_ goal: Ring3Goal) { self.goal = goal }
 
         /// Adds one: so many hits, of this goal or another, and so many steps on.
+        ///
+        /// - Parameter number: how many hits of this goal it is the last of.
         mutating func add(
             hits count: UInt64, steps: Int64, after way: Ring3Way, _ stop: TravelStop?,
-            of other: Ring3Goal? = nil
+            of other: Ring3Goal? = nil, count number: UInt64 = 1
         ) {
             let leg = Ring3Way.Leg(goal: other ?? goal, hits: count, steps: steps)
-            hits.append(Hit(legs: way.legs.count, last: count > 0 ? leg : nil, stop: stop))
+            latest = Hit(legs: way.legs.count, last: count > 0 ? leg : nil)
+            self.count += Int(clamping: number)
+            if let stop { note(stop) }
         }
 
-        /// The last one turned out to touch what is watched.
+        /// The last one turned out to mean something, or something else.
         mutating func note(_ stop: TravelStop) {
-            guard !hits.isEmpty else { return }
-            hits[hits.count - 1].stop = stop
+            guard let latest else { return }
+            if hits.last?.number == count { hits.removeLast() }
+            var hit = latest
+            hit.stop = stop
+            hits.append((hit, count))
         }
 
-        mutating func removeLast(_ count: Int) { hits.removeLast(min(count, hits.count)) }
+        mutating func removeLast(_ number: Int) {
+            count -= min(number, count)
+            hits.removeAll { $0.number > count }
+            latest = nil
+        }
 
         func last(on way: Ring3Way) -> (way: Ring3Way, stop: TravelStop)? {
-            guard let hit = hits.last(where: { $0.stop != nil }), let stop = hit.stop else {
-                return nil
-            }
+            guard let hit = hits.last?.hit, let stop = hit.stop else { return nil }
             var found = way
             found.legs = Array(way.legs.prefix(hit.legs)) + (hit.last.map { [$0] } ?? [])
             return (found, stop)
