@@ -7,7 +7,7 @@ import Trace
 
 /// A run with an interrupt at a place that the trace holds in two completions, and with one
 /// instruction that was completed.
-private func write(_ path: String) throws -> String {
+private func write(_ path: String, second: UInt8 = 2) throws -> String {
     var trace = try SyntheticTrace(path)
     try trace.out(0x80, [1], at: 0x10_0000)
     var landmark = Landmark(registers: trace.registers, state: Digest128(low: 1, high: 2))
@@ -17,7 +17,7 @@ private func write(_ path: String) throws -> String {
     try trace.completion([
         .register(.rip, 0x40_0010), .memory(.init(0x5000), Array(repeating: 1, count: 4096)),
     ])
-    try trace.completion([.memory(.init(0x6000), Array(repeating: 2, count: 4096))])
+    try trace.completion([.memory(.init(0x6000), Array(repeating: second, count: 4096))])
     try trace.out(0x80, [2], at: 0x10_0010)
     try trace.completion([.register(.rip, 0x10_0011)])
     return try trace.finish()
@@ -51,5 +51,16 @@ private func write(_ path: String) throws -> String {
             found.interruptions == [
                 .init(label: "interrupt 0x20", count: 1, inMidFlight: 1, stored: 1)
             ])
+    }
+
+    @Test func `a difference in it is not told as one of an instruction`() throws {
+        let directory = try TemporaryDirectory()
+        let result = try TraceDiff.compare(
+            TraceReader(path: write("\(directory.path)/a.vmtape")),
+            TraceReader(path: write("\(directory.path)/b.vmtape", second: 3)),
+            namesA: AddressNames(), namesB: AddressNames())
+        let input = try #require(result.firstInput)
+        #expect(input.a == "the machine there is stored: registers, 4096 bytes of RAM")
+        #expect(input.b == input.a)
     }
 }

@@ -128,11 +128,14 @@ public struct FrameReader: ~Copyable {
                     break
                 }
                 storedLeft -= 1
+                var changes: [Change] = []
                 if case .stored(let before)? = frame.events.last {
-                    frame.events[frame.events.count - 1] = .stored(before + cursor.changes(range))
-                } else {
-                    frame.events.append(.stored(cursor.changes(range)))
+                    // Moved, not copied: there may be a row for each 60,000 bytes of RAM.
+                    frame.events.removeLast()
+                    changes = before
                 }
+                changes += cursor.changes(range)
+                frame.events.append(.stored(changes))
             case .interruption:
                 frame.eventMask |= 1 << 2
                 if let interruption = cursor.interruption {
