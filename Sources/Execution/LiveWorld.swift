@@ -301,7 +301,9 @@ public struct LiveWorld: World, ~Copyable {
     /// Lets time pass, and looks whether an interrupt has waited too long.
     public mutating func hasOverdueInterrupt() throws(ExecutionError) -> Bool {
         guard devices.machine.isPC else { return false }
-        guard clock.isHost else { return isSilent && devices.hasInterrupt }
+        guard clock.isHost else {
+            return silence.policy == .kick && isSilent && devices.hasInterrupt
+        }
         let wasWaiting = devices.hasInterrupt
         let wasDue = deadline
         devices.admitInput()

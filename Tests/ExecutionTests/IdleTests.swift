@@ -196,6 +196,19 @@ import Trace
         #expect(try world.acknowledgeInterrupt() == 0x20)
     }
 
+    // It would come wherever a kick found the guest, and two recordings would differ.
+    @Test(arguments: StallPolicy.allCases)
+    func `an interrupt that waits already comes by kicks alone where that is asked for`(
+        policy: StallPolicy
+    ) throws {
+        var world = try Self.stalling(policy)
+        // That the serial port can send.
+        try Self.write(&world, (0x21, 0xEF), (0x3FC, 0x0B), (0x3F9, 0x02))
+        #expect(try world.hasInterrupt())
+        for _ in 0..<2 { #expect(try Self.look(&world, exits: 5, progress: nil) == nil) }
+        #expect(try world.hasOverdueInterrupt() == (policy == .kick))
+    }
+
     @Test func `without timers nobody waits for the clock`() throws {
         var world = try Self.world()
         for _ in 0..<3 {

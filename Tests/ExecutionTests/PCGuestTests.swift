@@ -1,5 +1,6 @@
 import Devices
 import Execution
+import TestSupport
 import Testing
 import Trace
 
@@ -118,6 +119,61 @@ struct PCGuestTests {
         if mode == 1 { #expect(tape.outcome.report.midFlight.storedPlaces >= 1) }
         let verdict = try tape.replay(host, usesCounter: replaysWithCounter)
         #expect(verdict == .identical)
+    }
+
+    // MARK: Guests that do no good
+
+    /// Opens the serial port's interrupt, level triggered for good measure, which nobody serves: the
+    /// handler of IRQ 4 ends it, and it comes again. Else the code loops without an exit.
+    private static let storm: [UInt8] = [
+        0xFA,  // cli
+        0x31, 0xC0, 0x8E, 0xD8, 0x8E, 0xD0,  // xor ax, ax; mov ds, ax; mov ss, ax
+        0xBC, 0x00, 0x80,  // mov sp, 0x8000
+        0xE8, 0x00, 0x00, 0x5B,  // call next; next: pop bx
+        0x83, 0xC3, 0x37,  // add bx, handler - next
+        0x89, 0x1E, 0x30, 0x00,  // mov [12 * 4], bx
+        0x8C, 0xC8, 0xA3, 0x32, 0x00,  // mov ax, cs; mov [12 * 4 + 2], ax
+        0xB0, 0x11, 0xE6, 0x20, 0xB0, 0x08, 0xE6, 0x21,  // ICW1; ICW2: vector 8
+        0xB0, 0x04, 0xE6, 0x21, 0xB0, 0x01, 0xE6, 0x21,  // ICW3; ICW4
+        0xB0, 0xEF, 0xE6, 0x21,  // only IRQ 4
+        0xB0, 0x10, 0xBA, 0xD0, 0x04, 0xEE,  // ELCR
+        0xBA, 0xFC, 0x03, 0xB0, 0x0B, 0xEE,  // OUT2
+        0xBA, 0xF9, 0x03, 0xB0, 0x02, 0xEE,  // an interrupt when it can send
+        0xFB,  // sti
+        0x41, 0xEB, 0xFD,  // loop: inc cx; jmp loop
+        0x50, 0xB0, 0x20, 0xE6, 0x20, 0x58, 0xCF,  // handler: end of interrupt; iret
+    ]
+    /// Where the STI is.
+    private static let enabling = 0x40
+
+    @Test func `a storm of interrupts ends at the run's limit, and replays`() throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.file("storm.bin")
+        try Files.write(path, Self.storm)
+        let tape = try PCGuest(path: path).record(try Host(), .host) { $0.exitLimit = 200 }
+        #expect(tape.outcome.report.ending.reason == .exitLimit)
+        #expect(try tape.vectors().count > 100)
+        let verdict = try tape.replay(try Host())
+        #expect(verdict == .identical)
+    }
+
+    @Test(arguments: [ClockKind.host, virtual])
+    func `a guest that lets no interrupt in ends at the run's limit, and replays`(
+        clock: ClockKind
+    ) throws {
+        let directory = try TemporaryDirectory()
+        let path = directory.file("deaf.bin")
+        var code = Self.storm
+        #expect(code[Self.enabling] == 0xFB)
+        code[Self.enabling] = 0xFA
+        try Files.write(path, code)
+        let tape = try PCGuest(path: path).record(try Host(), clock) {
+            $0.supervision.timeoutMilliseconds = 1000
+        }
+        #expect(tape.outcome.report.ending.reason == .timeLimit)
+        #expect(try tape.vectors().isEmpty)
+        let verdict = try tape.replay(try Host())
+        #expect(verdict == .other("identicalToLastExit"))
     }
 
     // MARK: What the guests say
