@@ -1,5 +1,5 @@
-/// What becomes of a guest that, without an exit, waits for an interrupt which its virtual clock
-/// would have to bring: that clock moves at exits only, so the guest would wait for ever.
+/// What becomes of a guest on a virtual clock that, without an exit, waits for an interrupt: that clock
+/// moves at exits only, and interrupts come there, so the guest would wait for ever.
 public enum StallPolicy: String, Sendable, CaseIterable {
     /// The run ends, as stalled.
     case end

@@ -21,9 +21,11 @@ enum RunText {
         case .internalError: return "KVM could not go on"
         case .failEntry: return "the hardware refused to enter the guest"
         case .unhandledExit: return "an exit that vmtape cannot answer"
+        case .stalled where !ending.isInMidFlight:
+            return "the guest halted for an interrupt that does not come"
         case .stalled:
-            return "the guest waits for a clock that stands still (--clock host or --stall kick "
-                + "lets time pass)"
+            return "the guest waits without an exit for an interrupt, which a virtual clock brings "
+                + "at exits alone (--clock host or --stall kick lets it come)"
         case .runnerError: return "vmtape could not go on"
         default: return ending.reason.name
         }
