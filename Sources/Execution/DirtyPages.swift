@@ -148,6 +148,14 @@ extension GuestMachine {
         do throws(KVMError) { try cpu.trackWrites(memory) } catch { throw .kvm(error) }
     }
 
+    /// Somebody new who asks what was written, of which track is kept.
+    mutating func addWritesReader() -> DirtyPages.Reader {
+        guard let reader = cpu.writes?.addReader() else {
+            preconditionFailure("memory whose writes nobody tracks")
+        }
+        return reader
+    }
+
     /// Brings the sets of written pages up to date.
     mutating func collectWrites() throws(ExecutionError) {
         do throws(KVMError) { try cpu.collectWrites(memory) } catch { throw .kvm(error) }

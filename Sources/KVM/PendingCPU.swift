@@ -89,10 +89,11 @@ public struct PendingCPU: ~Copyable {
         where unsafe ckvm_exit_reason(core.page.run)
             == UInt32(CKVM_EXIT_MEMORY_FAULT):
             return true
-        default:
-            // Somebody may know why, and go on.
+        case EFAULT:
+            // Who took memory from the guest goes on from where it stands.
             if !core.fetched.isEmpty { try core.fetch() }
             throw KVMError.failure(result, "KVM_RUN")
+        default: throw KVMError.failure(result, "KVM_RUN")
         }
         if !core.fetched.isEmpty { try core.fetch() }
         return false

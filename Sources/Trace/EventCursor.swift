@@ -21,6 +21,11 @@ public struct EventCursor: ~Copyable {
     public private(set) var nextExitNumber: UInt64
     /// The world stream of the blocks that were read so far.
     public private(set) var worldSize = WorldSize()
+    /// The completion that was the last event is a row of the machine as it stood at the interruption
+    /// before (``Landmark/stored``); of other events it says nothing.
+    public private(set) var isStoredRow = false
+    /// How many such rows come next.
+    private var storedLeft: UInt16 = 0
     /// What the first `next` gives, found while going to the exit asked for.
     private var pending: Event?
 
@@ -61,12 +66,20 @@ public struct EventCursor: ~Copyable {
         nextRow += 1
         do throws(Malformed) {
             let event = try unsafe reader.read(row, offset: begin)
-            if case .exit = event {
+            switch event {
+            case .exit:
                 nextExitNumber &+= 1
                 exitIndex += 1
+                storedLeft = 0
+            case .interruption: storedLeft = interruption?.landmark?.stored?.rowCount ?? 0
+            case .completion:
+                isStoredRow = storedLeft > 0
+                if isStoredRow { storedLeft -= 1 }
+            default: break
             }
             return event
         } catch {
+            storedLeft = 0
             nextRow = rows.ends.count
             throw trace.source.damaged(trace.offset(ofBlock: blockIndex), error.what)
         }

@@ -394,6 +394,49 @@ struct TravelRing3Tests {
         #expect(machine.divergence == nil)
     }
 
+    /// The CPU pushes a frame when ring 3 faults, which is no touch of the program's: the last
+    /// instruction of the stretch is what is next then.
+    @Test func `a frame that a fault pushes behind a long stretch is found before the fault`() throws {
+        let host = try Host()
+        let tape = try PCGuest.sample("preempted-ring3", "30 3").record(host, .host)
+        var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
+        guard machine.usesRing3Stops else { return }
+        // user_main's HLT.
+        let fault: UInt64 = 0x1001B0
+        let bytes = (0..<8).map { UInt8(truncatingIfNeeded: fault >> ($0 * 8)) }
+        var slot: GuestPhysicalAddress?
+        for exit in machine.reader.exitCount / 3..<machine.reader.exitCount where slot == nil {
+            guard try enter(&machine, from: exit) else { continue }
+            let entry = machine.position
+            _ = try machine.seek(
+                to: Position(exitCount: entry.exitCount, instructions: entry.instructions + 1))
+            // The error code, and RIP.
+            let frame = GuestVirtualAddress(machine.registers[.rsp] &+ 8)
+            guard machine.systemRegisters.cpl == 0, machine.memory(at: frame, count: 8) == bytes
+            else { continue }
+            slot = machine.physicalAddress(frame)
+        }
+        let watchpoint = try #require(slot.flatMap { Watchpoint($0, count: 8) })
+        machine.insertWatchpoint(watchpoint)
+        _ = try machine.seek(to: Position(exitCount: machine.reader.exitCount * 2 / 3))
+        var found = 0
+        for _ in 0..<12 where found < 2 {
+            guard case .watchpoint(let hit) = try machine.reverseResume() else { break }
+            // An interrupt's frame has another RIP.
+            guard hit.new == bytes, !machine.isNamed else { continue }
+            found += 1
+            #expect(machine.registers.rip == fault)
+            #expect(machine.systemRegisters.cpl == 3)
+            _ = try machine.step()
+            #expect(machine.systemRegisters.cpl == 0)
+            #expect(machine.memory(at: watchpoint.address, count: 8) == bytes)
+            _ = try machine.reverseStep()
+            #expect(machine.registers.rip == fault)
+        }
+        #expect(found > 0)
+        #expect(machine.divergence == nil)
+    }
+
     // The stretch behind which the machine stands ends with an exception, an exit, or an interrupt.
     @Test(arguments: ["20 3", "20 4"])
     func `steps back out of ring 0 lead to the end of a long stretch of ring 3`(

@@ -7,10 +7,6 @@ struct EventScan: ~Copyable {
     private(set) var cursor: EventCursor
     /// The event that the scan stands on; nil past the last one.
     private(set) var event: Event?
-    /// How many rows of a stored place come next.
-    private var storedLeft: UInt16 = 0
-    /// The event is a row of the machine as it stood at the interruption before.
-    private var isStored = false
     /// Why the scan could not go on.
     private(set) var damage: String?
 
@@ -30,14 +26,6 @@ struct EventScan: ~Copyable {
             damage = error.description
         }
         if event != nil { source.noteDecoded(cursor.blockIndex) }
-        isStored = false
-        switch event {
-        case .interruption: storedLeft = cursor.interruption?.landmark?.stored?.rowCount ?? 0
-        case .completion where storedLeft > 0:
-            storedLeft -= 1
-            isStored = true
-        default: storedLeft = 0
-        }
         return event != nil
     }
 
@@ -95,7 +83,7 @@ struct EventScan: ~Copyable {
             return "answer " + ExitDescription.bytes(data, unit: max(1, min(data.count, 8)))
         case .completion(let range):
             let changes = cursor.changes(range)
-            return (isStored ? FrameEvent.stored(changes) : .completion(changes)).text
+            return (cursor.isStoredRow ? FrameEvent.stored(changes) : .completion(changes)).text
         case .interruption(let kind, let vector, let errorCode, _):
             let plain = Interruption(kind, vector: vector, errorCode: errorCode)
             return (cursor.interruption ?? plain).text

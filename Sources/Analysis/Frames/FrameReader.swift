@@ -110,7 +110,6 @@ public struct FrameReader: ~Copyable {
     }
 
     private mutating func readEvents(of frame: inout ExitFrame) throws(TraceError) {
-        var storedLeft: UInt16 = 0
         while let event = try cursor.next() {
             switch event {
             case .exit(let next):
@@ -122,12 +121,11 @@ public struct FrameReader: ~Copyable {
                 frame.eventMask |= 1
                 copy(range, into: &frame.answer)
             case .completion(let range):
-                guard storedLeft > 0 else {
+                guard cursor.isStoredRow else {
                     frame.eventMask |= 1 << 1
                     frame.events.append(.completion(cursor.changes(range)))
                     break
                 }
-                storedLeft -= 1
                 var changes: [Change] = []
                 if case .stored(let before)? = frame.events.last {
                     // Moved, not copied: there may be a row for each 60,000 bytes of RAM.
@@ -140,7 +138,6 @@ public struct FrameReader: ~Copyable {
                 frame.eventMask |= 1 << 2
                 if let interruption = cursor.interruption {
                     frame.events.append(.interruption(interruption))
-                    storedLeft = interruption.landmark?.stored?.rowCount ?? 0
                 }
             case .deviceWrite(let address, let range):
                 frame.eventMask |= 1 << 3

@@ -14,8 +14,6 @@ public struct StatisticsCollector {
     private var lastGroup: Int?
     /// The last exit is one at which an instruction was rewritten.
     private var isRewriting = false
-    /// Completions that are to come of a place that is stored.
-    private var storedLeft: UInt16 = 0
     /// Mode and CPL as they were last computed, per vCPU.
     private var states: [(mode: UInt64, cpl: UInt64)?]
     /// For `symbol`: the key of each address's function, by the address's number.
@@ -231,9 +229,8 @@ public struct StatisticsCollector {
     private mutating func addOther(_ event: Event, _ cursor: borrowing EventCursor) {
         switch event {
         case .completion:
-            if storedLeft > 0 {
-                storedLeft -= 1
-            } else if isRewriting {
+            if cursor.isStoredRow { break }
+            if isRewriting {
                 result.rewritingCount &+= 1
             } else {
                 result.completionCount &+= 1
@@ -252,8 +249,9 @@ public struct StatisticsCollector {
             result.interruptions[index].count &+= 1
             if isInMidFlight {
                 result.interruptions[index].inMidFlight &+= 1
-                storedLeft = cursor.interruption?.landmark?.stored?.rowCount ?? 0
-                if storedLeft > 0 { result.interruptions[index].stored &+= 1 }
+                if cursor.interruption?.landmark?.stored != nil {
+                    result.interruptions[index].stored &+= 1
+                }
             }
         case .start, .exit, .answer, .end: break
         }

@@ -40,13 +40,13 @@ extension TimeMachine {
         }
     }
 
-    /// Steps of ring 3 that are counted for the name of a place that is kept.
-    private static let keptRing3Steps: UInt64 = 1 << 12
+    /// Steps of ring 3 that are counted without being asked for: a second's worth at most.
+    public static let quickSteps: UInt64 = 1 << 12
 
     /// Keeps the machine as it is here, so that coming back is quick; false where it cannot be kept, or
     /// is so deep in ring 3 that its name is still to be found (``name(limit:isInterrupted:)``).
     public mutating func keepHere() throws(ExecutionError) -> Bool {
-        guard try name(limit: Self.keptRing3Steps) else { return false }
+        guard try name(limit: Self.quickSteps) else { return false }
         try keep(position)
         return keyframes.frames.contains { $0.position == position }
     }

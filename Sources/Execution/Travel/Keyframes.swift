@@ -61,9 +61,7 @@ struct Keyframes: ~Copyable {
         _ machine: inout GuestMachine, first: Keyframe, byteLimit: Int, spacing: UInt64
     ) throws(ExecutionError) {
         precondition(first.position == .begin)
-        guard let reader = machine.writes?.addReader() else {
-            preconditionFailure("keyframes of memory whose writes nobody tracks")
-        }
+        let reader = machine.addWritesReader()
         try machine.collectWrites()
         _ = machine.writes?.take(reader)
         self.reader = reader

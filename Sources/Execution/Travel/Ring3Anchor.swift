@@ -80,9 +80,7 @@ extension TimeMachine {
 
     private mutating func anchorReader() -> DirtyPages.Reader {
         if let reader = anchorWrites { return reader }
-        guard let reader = machine.writes?.addReader() else {
-            preconditionFailure("anchors in memory whose writes nobody tracks")
-        }
+        let reader = machine.addWritesReader()
         anchorWrites = reader
         return reader
     }

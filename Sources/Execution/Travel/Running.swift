@@ -217,12 +217,12 @@ extension TimeMachine {
                     if let failed { return failed }
                 }
             }
-            if let last, let way = last.way {
+            if let last, let way = last.place.way {
                 try go(along: way)
                 return last.stop
             }
             if let last {
-                let arrival = try go(to: last.position, isInterrupted: { false })
+                let arrival = try go(to: last.place.position, isInterrupted: { false })
                 guard case .reached = arrival else { return try stop(arrival) }
                 if case .breakpoint(let address) = last.stop, linearRIP != address {
                     // The handler of a fault in ring 3, in the span of an exit in ring 3.
@@ -240,9 +240,7 @@ extension TimeMachine {
 
     /// The nearest stop so far on the way back.
     private struct LastHit {
-        var position: Position
-        /// How to come there, where it has no name.
-        var way: Ring3Way?
+        var place: Place
         var stop: TravelStop
     }
 
@@ -255,10 +253,10 @@ extension TimeMachine {
     ) throws(ExecutionError) -> TravelStop? {
         func note(_ place: Position, _ way: Ring3Way?, _ address: GuestVirtualAddress) {
             // A place without a name is behind those that were seen before it.
-            guard place < end, way != nil || last.map({ $0.position < place }) ?? true else {
-                return
-            }
-            last = LastHit(position: place, way: way, stop: .breakpoint(address))
+            guard place < end, way != nil || last.map({ $0.place.position < place }) ?? true
+            else { return }
+            last = LastHit(
+                place: Place(position: place, way: way), stop: .breakpoint(address))
         }
         if stops.contains(linearRIP), try !isInterruptNext() { note(position, way, linearRIP) }
         while true {
@@ -271,8 +269,7 @@ extension TimeMachine {
             case .breakpoint(let address): note(position, way, address)
             case .touch(let hit):
                 guard let place = touchedAfter, position <= end else { return nil }
-                last = LastHit(
-                    position: place.position, way: place.way, stop: .watchpoint(hit))
+                last = LastHit(place: place, stop: .watchpoint(hit))
             case .interrupted, .diverged: return try stop(arrival)
             default: return nil
             }
@@ -314,9 +311,7 @@ extension TimeMachine {
 
     private mutating func watchReader() -> DirtyPages.Reader {
         if let reader = watchedWrites { return reader }
-        guard let reader = machine.writes?.addReader() else {
-            preconditionFailure("a watchpoint in memory whose writes nobody tracks")
-        }
+        let reader = machine.addWritesReader()
         watchedWrites = reader
         return reader
     }

@@ -33,7 +33,7 @@ public struct TravelOptions: Sendable {
 /// Positions count instructions as the host's counter does where there is one. KVM's emulator, which
 /// has it, counts a REP once for each 1,024 iterations that it begins and once when it ends, and an
 /// instruction that faults; a machine never rests inside of either. In ring 3 such a host neither
-/// steps nor counts: there the machine rests only at exits and where the guest enters ring 0.
+/// steps nor counts: there the guest's own exceptions do (``Ring3Stops``).
 ///
 /// Everything is called on one thread, the one that made it: it runs the vCPU, and is pinned.
 public struct TimeMachine: ~Copyable {

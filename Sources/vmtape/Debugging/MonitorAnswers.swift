@@ -34,9 +34,6 @@ enum MonitorAnswers {
         }
     }
 
-    /// Steps in ring 3 that are counted without being asked for: a second's worth at most.
-    private static let countedSteps: UInt64 = 1 << 12
-
     /// Deep in ring 3 the name of the place is counted only when somebody asks for it, or where that
     /// takes no time.
     private static func when(
@@ -44,7 +41,7 @@ enum MonitorAnswers {
     ) throws(DebugError) -> MonitorReply {
         let isNamed: Bool
         do throws(ExecutionError) {
-            isNamed = try run.machine.name(limit: isExact ? .max : countedSteps) {
+            isNamed = try run.machine.name(limit: isExact ? .max : TimeMachine.quickSteps) {
                 interrupt.isRaised
             }
         } catch { throw DebugError("\(error)") }
