@@ -3,7 +3,8 @@
 // tick landed. By itself the program never enters ring 0; MODE 1: it faults 20 times a round; MODE 2:
 // it writes to a port each round, which is an exit; MODE 3: both. 4, 8, 12 or 16 more: it does one
 // thing only, that is, registers change, memory alone, strings with REP, or a vector register alone.
-// 20: a loop of a few instructions that has no end, so that no place in it comes seldom.
+// 20: a loop of a few instructions that has no end, so that no place in it comes seldom. 24: another,
+// which is in a REP nearly all the time.
 #include "../common/interrupts.h"
 #include "../common/processor.h"
 #include "shared.h"

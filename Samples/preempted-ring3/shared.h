@@ -16,6 +16,7 @@ enum {
     WHAT_REP = 3,
     WHAT_VECTOR = 4,
     WHAT_LOOP = 5,
+    WHAT_REP_LOOP = 6,
     FAULTS_PER_ROUND = 20,
 };
 

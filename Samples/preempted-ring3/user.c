@@ -1,5 +1,5 @@
 // The program in ring 3: loops in which registers change, or memory alone, or a vector register
-// alone, or a REP is under way; or one that never ends.
+// alone, or a REP is under way; or one of two that never end.
 #include "../common/io.h"
 #include "shared.h"
 
@@ -33,14 +33,15 @@ static void count_in_vector(void) {
         : : : "rcx", "cc", "memory");
 }
 
-static void copy(void) {
-    for (unsigned times = 0; times < 100; ++times) {
-        void *to = shared.blocks[1];
-        const void *from = shared.blocks[0];
-        uint64_t count = BLOCK_BYTES;
-        __asm__ volatile(
-            "cld; rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
-    }
+static inline __attribute__((always_inline)) void copy_once(void) {
+    void *to = shared.blocks[1];
+    const void *from = shared.blocks[0];
+    uint64_t count = BLOCK_BYTES;
+    __asm__ volatile("cld; rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+}
+
+static void copy(unsigned times) {
+    while (times--) copy_once();
 }
 
 _Noreturn static void compute_for_ever(void) {
@@ -55,6 +56,15 @@ _Noreturn static void compute_for_ever(void) {
     }
 }
 
+// The next interrupt finds a REP under way, nearly always.
+_Noreturn static void copy_for_ever(void) {
+    for (;;) {
+        uint64_t value = ++shared.counter;
+        shared.blocks[0][value % BLOCK_BYTES] = (uint8_t)(value >> 3);
+        copy_once();
+    }
+}
+
 _Noreturn void user_main(void) {
     for (unsigned index = 0; index < BLOCK_BYTES; ++index)
         shared.blocks[0][index] = (uint8_t)(index * 7);
@@ -65,6 +75,7 @@ _Noreturn void user_main(void) {
         : : : "rax");
     uint64_t what = shared.mode >> MODE_WHAT_SHIFT;
     if (what == WHAT_LOOP) compute_for_ever();
+    if (what == WHAT_REP_LOOP) copy_for_ever();
     for (;;) {
         if (what == WHAT_ALL || what == WHAT_REGISTERS)
             shared.state = compute(shared.state, 60000);
@@ -77,7 +88,7 @@ _Noreturn void user_main(void) {
         if (what == WHAT_ALL || what == WHAT_REP) {
             if (what == WHAT_REP) shared.state = compute(shared.state, 1);
             shared.blocks[0][shared.state % BLOCK_BYTES] = (uint8_t)shared.state;
-            copy();
+            copy(what == WHAT_REP ? 2000 : 100);
         }
         if (what == WHAT_ALL) shared.table[shared.state % TABLE_WORDS] ^= shared.state;
         if (shared.mode & MODE_FAULTS)

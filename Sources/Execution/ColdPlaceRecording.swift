@@ -104,6 +104,8 @@ extension RunLoop {
         var boundsPassed = 0
         var boundBegan: UInt64 = 0
         var isFresh = true
+        // Behind the REP in which the search ended: the end, and no place that was found.
+        var behindREP: UInt64?
         while true {
             if isFresh {
                 let bound = ColdPlaceSearch.boundNanoseconds
@@ -123,6 +125,11 @@ extension RunLoop {
             if case .breakpoint = stop {
                 // SAFETY: as above.
                 let rip = unsafe cpu.registersPointer.pointee.rip
+                if rip == behindREP {
+                    if !isRing0 { search.giveUp() }
+                    try stops.unpark(&cpu, memory)
+                    return isRing0 ? .here : .hot
+                }
                 switch search.pass(rip, nanoseconds: guestNanoseconds) {
                 case .take:
                     try stops.unpark(&cpu, memory)
@@ -173,7 +180,10 @@ extension RunLoop {
                     // What came and did not come again is cold. A kernel may wait in a loop for the very
                     // interrupt: longer than this it does not wait.
                     search.leave(nanoseconds: guestNanoseconds)
-                    guard try isOutsideREP(&stops, &cpu, system, memory) else { continue }
+                    behindREP = Self.placeBehindREP(cpu, system, memory)
+                    if let behindREP,
+                        try stops.plant(behindREP, system: system, memory: memory)
+                    { continue }
                     try stops.unpark(&cpu, memory)
                     return .here
                 }
@@ -199,9 +209,11 @@ extension RunLoop {
                 for place in added {
                     _ = try stops.plant(place, system: system, memory: memory)
                 }
-                guard boundsPassed >= search.patience,
-                    try isOutsideREP(&stops, &cpu, system, memory)
-                else { continue }
+                guard boundsPassed >= search.patience else { continue }
+                behindREP = Self.placeBehindREP(cpu, system, memory)
+                if let behindREP,
+                    try stops.plant(behindREP, system: system, memory: memory)
+                { continue }
                 search.giveUp()
                 try stops.unpark(&cpu, memory)
                 return .hot
@@ -209,12 +221,11 @@ extension RunLoop {
         }
     }
 
-    /// Whether the guest stands between two instructions; in the middle of a REP, the instruction
-    /// after it becomes a place to stop at. (A breakpoint is passed before its first iteration only.)
-    private func isOutsideREP<Stops: PlaceStops, CPU: Processor & ~Copyable>(
-        _ stops: inout Stops, _ cpu: inout CPU, _ system: SystemRegisters,
-        _ memory: borrowing GuestMemory
-    ) throws(ExecutionError) -> Bool {
+    /// The instruction behind the REP in which the guest stands; nil where it stands in none. (A
+    /// breakpoint on a REP is passed before its first iteration only.)
+    private static func placeBehindREP<CPU: Processor & ~Copyable>(
+        _ cpu: borrowing CPU, _ system: SystemRegisters, _ memory: borrowing GuestMemory
+    ) -> UInt64? {
         // SAFETY: the page's registers do not change before the next run.
         let rip = unsafe cpu.registersPointer.pointee.rip
         let address = PageWalk.linearRIP(rip, system: system)
@@ -222,9 +233,8 @@ extension RunLoop {
             address, count: Disassembler.maximumLength, system: system, memory: memory)
         guard let instruction = Disassembler(for: system).decode(bytes, at: address),
             instruction.isRepeated
-        else { return true }
-        return try !stops.plant(
-            address.rawValue &+ UInt64(instruction.length), system: system, memory: memory)
+        else { return nil }
+        return address.rawValue &+ UInt64(instruction.length)
     }
 
     /// An exit that came on the way, which is an ordinary one.

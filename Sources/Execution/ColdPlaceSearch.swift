@@ -20,23 +20,29 @@ struct ColdPlaceSearch {
 
     /// How long a place must stay away. A replay passes it in about a third of that (two stops).
     static let coldNanoseconds: UInt64 = 250_000
-    /// What comes again sooner is no place to settle for: a replay would pass it in the time of some
-    /// stops, and come to the end of a loop over millions of elements never.
-    static let hotNanoseconds: UInt64 = 2000
+    /// What comes again sooner is no place to settle for: a replay would stop there for several times as
+    /// long as the guest ran, and come to the end of a loop over millions of elements never. It is about
+    /// a quarter of what a stop takes; less than that a busy host lets nobody measure.
+    let hotNanoseconds: UInt64
+    private static let hotInRing0: UInt64 = 2000
+    static let hotInRing3: UInt64 = 10_000
     /// How often a place must stay away long and come again before it is one; once less, where another
     /// came meanwhile. In ring 3, where a stop takes a hundred times as long as in ring 0, so does what
     /// bends a measurement.
     private let doubtLimit: Int
 
     /// A search that knows of no place yet.
-    init(isRing3: Bool = true) { doubtLimit = isRing3 ? 2 : 1 }
+    init(isRing3: Bool = true) {
+        doubtLimit = isRing3 ? 2 : 1
+        hotNanoseconds = isRing3 ? Self.hotInRing3 : Self.hotInRing0
+    }
 
     /// How often a place is measured again in one search before it is dropped.
     static let measurementLimit = 6
     /// How long to look for one.
     static let boundNanoseconds: UInt64 = 3_000_000
-    /// How many places to pass at most; the last of them is taken.
-    static let passLimit = 64
+    /// How many places to pass at most; what is not known to be cold then is dropped.
+    static let passLimit = 128
     /// A place that did not come again for so long before ring 3 was left is held to be cold.
     static let leftNanoseconds: UInt64 = 30_000
     /// How many places are remembered.
@@ -79,6 +85,8 @@ struct ColdPlaceSearch {
     private(set) var places: [UInt64] = []
     private var seen: [Seen] = []
     private var passes = 0
+    /// What did not come in this search's first bound.
+    private var waited: [UInt64] = []
     /// What the last stops took at which nothing was executed. It differs by a factor from host to
     /// host and with what else the host does, so nothing is assumed; before any place can come again,
     /// one was made there.
@@ -98,6 +106,7 @@ struct ColdPlaceSearch {
         self.places = places
         seen = []
         passes = 0
+        waited = []
         takesNext = false
         for index in known.indices where places.contains(known[index].address) {
             known[index].left -= 1
@@ -116,7 +125,7 @@ struct ColdPlaceSearch {
     mutating func settle() -> [UInt64] {
         takesNext = true
         let coldest = places.compactMap { place in known.first { $0.address == place } }
-            .filter { $0.away >= Self.hotNanoseconds && !$0.isUnproven && !$0.isAbsent }
+            .filter { $0.away >= hotNanoseconds && !$0.isUnproven && !$0.isAbsent }
             .max { $0.away < $1.away }
         return coldest.map { [$0.address] } ?? []
     }
@@ -147,6 +156,12 @@ struct ColdPlaceSearch {
         known.contains { $0.address == address && $0.isAbsent && $0.left > 0 }
     }
 
+    /// Whether it was waited for in vain by an earlier search, and has come in this one: it may be the
+    /// end of a loop in which the guest is by now.
+    private func isBack(_ address: UInt64) -> Bool {
+        known.contains { $0.address == address && $0.isAbsent } && !waited.contains(address)
+    }
+
     private mutating func learn(_ address: UInt64, away: UInt64) {
         guard let index = known.firstIndex(where: { $0.address == address }) else {
             known.append(Known(address: address, last: away))
@@ -168,8 +183,9 @@ struct ColdPlaceSearch {
 
     /// The bound has passed: which of the places where it stops did not come is learned, so that an
     /// interrupt does not wait for them each time.
-    mutating func passBound(waitingFor waited: [UInt64]) {
-        for place in waited where !seen.contains(where: { $0.address == place }) {
+    mutating func passBound(waitingFor places: [UInt64]) {
+        waited = places
+        for place in places where !seen.contains(where: { $0.address == place }) {
             if let index = known.firstIndex(where: { $0.address == place }) {
                 known[index].isAbsent = true
                 doubt(index)
@@ -203,7 +219,8 @@ struct ColdPlaceSearch {
     /// - Parameter nanoseconds: the guest's time, without what stops take.
     mutating func pass(_ address: UInt64, nanoseconds: UInt64) -> Verdict {
         passes += 1
-        guard !takesNext, passes < Self.passLimit, !isCold(address) else { return .take }
+        if isCold(address) || takesNext && !isBack(address) { return .take }
+        guard passes < Self.passLimit else { return .drop }
         guard let index = seen.firstIndex(where: { $0.address == address }) else {
             seen.append(Seen(address: address, nanoseconds: nanoseconds, pass: passes))
             return .keep
@@ -212,7 +229,7 @@ struct ColdPlaceSearch {
         guard away >= Self.coldNanoseconds else {
             let shortest = min(away, seen[index].shortest)
             // A stop takes now more, now less: what seems to stay away a little is measured again.
-            if shortest >= Self.hotNanoseconds, seen[index].measurements < Self.measurementLimit {
+            if shortest >= hotNanoseconds, seen[index].measurements < Self.measurementLimit {
                 seen[index] = Seen(
                     address: address, nanoseconds: nanoseconds, pass: passes, shortest: shortest,
                     measurements: seen[index].measurements + 1)

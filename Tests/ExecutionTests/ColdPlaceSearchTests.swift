@@ -152,13 +152,23 @@ import Testing
         var search = ColdPlaceSearch()
         #expect(search.begin([1, 2]) == [1, 2])
         #expect(search.pass(1, nanoseconds: 0) == .keep)
-        #expect(search.measure(1, from: 0, every: 5000) == .drop)
+        #expect(search.measure(1, from: 0, every: 15_000) == .drop)
         search.passBound(waitingFor: [2])
         #expect(search.settle() == [1])
         // What is known at once: the loop is settled for, and its end taken if that should come.
         #expect(search.begin([1, 2]) == [1, 2])
         #expect(search.takesNext)
         #expect(search.pass(1, nanoseconds: 0) == .take)
+        // What comes back may be the end of a loop in which the guest is now.
+        _ = search.begin([1, 2])
+        #expect(search.takesNext)
+        var back = search
+        #expect(back.pass(2, nanoseconds: 0) == .keep)
+        #expect(back.pass(2, nanoseconds: 10) == .drop)
+        #expect(back.pass(1, nanoseconds: 20) == .take)
+        // Unless it was waited for all the time.
+        search.passBound(waitingFor: [2])
+        #expect(search.pass(2, nanoseconds: 0) == .take)
         // It is looked for again from time to time.
         #expect((0..<4).contains { _ in search.begin([1, 2]).contains(2) && !search.takesNext })
         #expect(search.pass(2, nanoseconds: 0) == .keep)
@@ -180,12 +190,14 @@ import Testing
         #expect(search.guestTime(of: 75_000) == 5000)
     }
 
-    @Test func `a search ends after so many passes`() {
+    @Test func `a search ends after so many passes, and what it does not know by then is dropped`() {
         var search = ColdPlaceSearch()
         _ = search.begin([0])
-        var passes = 0
-        while search.pass(UInt64(passes), nanoseconds: 0) != .take { passes += 1 }
-        #expect(passes == ColdPlaceSearch.passLimit - 1)
+        var passes: UInt64 = 1
+        while search.pass(passes, nanoseconds: 0) == .keep { passes += 1 }
+        #expect(passes == ColdPlaceSearch.passLimit)
+        #expect(search.pass(1, nanoseconds: ColdPlaceSearch.hotInRing3) == .drop)
+        #expect(search.settle() == [])
     }
 }
 
