@@ -104,6 +104,8 @@ extension RunLoop {
         var boundsPassed = 0
         var boundBegan: UInt64 = 0
         var isFresh = true
+        // Where the guest still stands, to stop there once more with nothing executed.
+        var kept: UInt64?
         // Behind the REP in which the search ended: the end, and no place that was found.
         var behindREP: UInt64?
         while true {
@@ -117,7 +119,7 @@ extension RunLoop {
             // A kick is no stop. (What a stop takes may be measured too dear, and time has to pass.)
             if case .kicked = stop {
                 guestNanoseconds &+= stops.lastNanoseconds
-            } else {
+            } else if kept == nil {
                 guestNanoseconds &+= search.guestTime(of: stops.lastNanoseconds)
             }
             if !isRing0 { midFlight.ring3Stops += 1 }
@@ -125,33 +127,34 @@ extension RunLoop {
             if case .breakpoint = stop {
                 // SAFETY: as above.
                 let rip = unsafe cpu.registersPointer.pointee.rip
-                if rip == behindREP {
+                if rip == kept {
+                    // That is what a stop takes. (A kick may keep the step from being done.)
+                    search.stopped(in: stops.lastNanoseconds)
+                    stop = try stops.step(&cpu, memory)
+                } else if rip == behindREP {
                     if !isRing0 { search.giveUp() }
                     try stops.unpark(&cpu, memory)
                     return isRing0 ? .here : .hot
-                }
-                switch search.pass(rip, nanoseconds: guestNanoseconds) {
-                case .take:
-                    try stops.unpark(&cpu, memory)
-                    return .here
-                case .drop:
-                    try stops.remove(rip, memory)
-                    guard stops.addresses.isEmpty else { continue }
-                    // It stands at a place itself, which may be the one: on to the next time.
-                    stop = try stops.step(&cpu, memory)
-                    for place in search.settle() {
-                        _ = try stops.plant(place, system: system, memory: memory)
-                    }
-                case .keep:
-                    // Once more, with nothing executed: that is what a stop takes.
-                    stop = try stops.run(&cpu, memory)
-                    // SAFETY: as above.
-                    if case .breakpoint = stop, unsafe cpu.registersPointer.pointee.rip == rip {
-                        search.stopped(in: stops.lastNanoseconds)
+                } else {
+                    switch search.pass(rip, nanoseconds: guestNanoseconds) {
+                    case .take:
+                        try stops.unpark(&cpu, memory)
+                        return .here
+                    case .keep:
+                        kept = rip
+                        continue
+                    case .drop:
+                        try stops.remove(rip, memory)
+                        guard stops.addresses.isEmpty else { continue }
+                        // It stands at a place itself, which may be the one: on to the next time.
                         stop = try stops.step(&cpu, memory)
+                        for place in search.settle() {
+                            _ = try stops.plant(place, system: system, memory: memory)
+                        }
                     }
                 }
             }
+            if case .kicked = stop {} else { kept = nil }
             switch stop {
             case .breakpoint, .stepped, .touched: continue
             case .raised:
