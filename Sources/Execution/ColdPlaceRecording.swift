@@ -148,7 +148,7 @@ extension RunLoop {
                         guard stops.addresses.isEmpty else { continue }
                         // It stands at a place itself, which may be the one: on to the next time.
                         stop = try stops.step(&cpu, memory)
-                        for place in search.settle() {
+                        for place in search.settle(nanoseconds: guestNanoseconds) {
                             _ = try stops.plant(place, system: system, memory: memory)
                         }
                     }
@@ -194,7 +194,7 @@ extension RunLoop {
                 // What is still waited for is cold; and else the coldest of the others. Where there is
                 // none, the guest may be elsewhere by now, for good, or what was learned may be wrong:
                 // a busy host bends measurements.
-                var added = search.settle()
+                var added = search.settle(nanoseconds: guestNanoseconds)
                 if added.isEmpty {
                     // With nothing planted, which would be read as code.
                     let waited = stops.addresses
@@ -202,9 +202,9 @@ extension RunLoop {
                     let places = ColdPlaces.around(
                         unsafe cpu.registersPointer.pointee, system: system, memory: memory)
                     if places != search.places {
-                        added = search.begin(places)
+                        added = search.begin(places, nanoseconds: guestNanoseconds)
                     } else if waited.isEmpty, boundsPassed.isMultiple(of: Self.boundsToBeginAnew) {
-                        added = search.beginAnew()
+                        added = search.beginAnew(nanoseconds: guestNanoseconds)
                     } else {
                         added = waited
                     }

@@ -2,7 +2,8 @@
 ///
 /// A place that comes again within ``coldNanoseconds`` is hot and is dropped. One that stays away for
 /// longer is taken when it does so twice more, or once more if another place was passed meanwhile: time
-/// alone can be the host's, which had something else to do. Where all are hot, the coldest of them is taken.
+/// alone can be the host's, which had something else to do. Where all are hot, the coldest of them is taken,
+/// unless it is ``hotNanoseconds``-hot. Nothing is taken that did not stay away for that long in this very search.
 /// What was learned is kept for the next search, and tried again from time to time: of the last two
 /// measurements the shorter holds. (A moment in which the host was busy makes a place look colder than
 /// it is, and replays would stop in a loop's innermost place a thousand times as often; or hotter, if it
@@ -85,6 +86,8 @@ struct ColdPlaceSearch {
     private(set) var places: [UInt64] = []
     private var seen: [Seen] = []
     private var passes = 0
+    /// Since when it is looked there.
+    private var began: UInt64 = 0
     /// What did not come in this search's first bound.
     private var waited: [UInt64] = []
     /// What the last stops took at which nothing was executed. It differs by a factor from host to
@@ -101,9 +104,11 @@ struct ColdPlaceSearch {
 
     /// Begins a search among these places.
     ///
+    /// - Parameter nanoseconds: the guest's time, as in ``pass(_:nanoseconds:)``.
     /// - Returns: Where to stop.
-    mutating func begin(_ places: [UInt64]) -> [UInt64] {
+    mutating func begin(_ places: [UInt64], nanoseconds: UInt64 = 0) -> [UInt64] {
         self.places = places
+        began = nanoseconds
         seen = []
         passes = 0
         waited = []
@@ -115,15 +120,16 @@ struct ColdPlaceSearch {
         if !cold.isEmpty { return cold }
         let tried = places.filter { settled($0) == nil && !isAbsent($0) }
         // What seldom comes is welcome, when it does.
-        return tried.isEmpty ? settle() + places.filter { isAbsent($0) } : tried
+        return tried.isEmpty ? settle(nanoseconds: nanoseconds) + places.filter { isAbsent($0) } : tried
     }
 
     /// Looks for nothing colder than what is known.
     ///
     /// - Returns: Where to stop beside the places that are waited for; none where nothing is known,
     ///   or nothing that a replay could stop at each time.
-    mutating func settle() -> [UInt64] {
+    mutating func settle(nanoseconds: UInt64) -> [UInt64] {
         takesNext = true
+        began = nanoseconds
         let coldest = places.compactMap { place in known.first { $0.address == place } }
             .filter { $0.away >= hotNanoseconds && !$0.isUnproven && !$0.isAbsent }
             .max { $0.away < $1.away }
@@ -200,9 +206,9 @@ struct ColdPlaceSearch {
     /// known of them.
     ///
     /// - Returns: Where to stop.
-    mutating func beginAnew() -> [UInt64] {
+    mutating func beginAnew(nanoseconds: UInt64) -> [UInt64] {
         known.removeAll { places.contains($0.address) }
-        return begin(places)
+        return begin(places, nanoseconds: nanoseconds)
     }
 
     /// How many bounds an interrupt waits for a cold place before the machine is stored where it
@@ -219,7 +225,9 @@ struct ColdPlaceSearch {
     /// - Parameter nanoseconds: the guest's time, without what stops take.
     mutating func pass(_ address: UInt64, nanoseconds: UInt64) -> Verdict {
         passes += 1
-        if isCold(address) || takesNext && !isBack(address) { return .take }
+        if !isBack(address), takesNext || isCold(address) {
+            return confirm(address, nanoseconds: nanoseconds)
+        }
         guard passes < Self.passLimit else { return .drop }
         guard let index = seen.firstIndex(where: { $0.address == address }) else {
             seen.append(Seen(address: address, nanoseconds: nanoseconds, pass: passes))
@@ -248,6 +256,23 @@ struct ColdPlaceSearch {
         seen[index] = Seen(
             address: address, nanoseconds: nanoseconds, pass: passes, doubts: doubts + 1)
         return .keep
+    }
+
+    /// What is to be taken has been away for a while now too: it may be code that is called by others, or
+    /// another program's at the same address.
+    private mutating func confirm(_ address: UInt64, nanoseconds: UInt64) -> Verdict {
+        // Where ring 3 is left soon, nothing comes twice before that.
+        if known.contains(where: { $0.address == address && $0.assumptions > 1 }) { return .take }
+        let index = seen.firstIndex { $0.address == address }
+        let away = nanoseconds &- (index.map { seen[$0].nanoseconds } ?? began)
+        if away >= hotNanoseconds { return .take }
+        guard let index else {
+            seen.append(Seen(address: address, nanoseconds: nanoseconds, pass: passes))
+            return .keep
+        }
+        learn(address, away: away)
+        seen.remove(at: index)
+        return .drop
     }
 
     /// Ring 3 was left: what was passed once only, and not just now, is cold.
