@@ -130,7 +130,7 @@ extension RunLoop {
                 if rip == kept {
                     // That is what a stop takes. (A kick may keep the step from being done.)
                     search.stopped(in: stops.lastNanoseconds)
-                    stop = try stops.step(&cpu, memory)
+                    stop = try stops.leave(&cpu, memory)
                 } else if rip == behindREP {
                     if !isRing0 { search.giveUp() }
                     try stops.unpark(&cpu, memory)

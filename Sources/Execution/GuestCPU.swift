@@ -288,10 +288,11 @@ extension GuestCPU: Processor {
 
     /// Puts RIP elsewhere; the CPU must be settled.
     public mutating func moveRIP(to address: UInt64) throws(KVMError) {
+        // SAFETY: the page's registers do not change before the next run.
+        var moved = unsafe registersPointer.pointee
+        moved.rip = address
         try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
-            var registers = try cpu.registers()
-            registers.rip = address
-            try cpu.setRegisters(registers)
+            try cpu.setRegisters(moved)
         }
     }
 

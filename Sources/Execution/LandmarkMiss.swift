@@ -62,13 +62,19 @@ public struct LandmarkDifference: Equatable, Sendable {
         guard let parts else { return nil }
         isInProcessor = parts.processor != state.processor.low
         isInMemory = parts.memory != state.memory.low
-        pages = []
-        guard isInMemory, let recorded = parts.pages, let replayed = changedPages else { return }
+        pages = isInMemory ? Self.pages(parts, changedPages: changedPages) : []
+    }
+
+    /// The pages that differ, as far as they are known.
+    static func pages(
+        _ parts: LandmarkParts, changedPages: [MemoryDigest.Page]?
+    ) -> [UInt64] {
+        guard let recorded = parts.pages, let replayed = changedPages else { return [] }
         // Behind the last of a full list nothing is known.
         let last = recorded.count < LandmarkParts.pageLimit ? nil : recorded.last?.number
         let mine = replayed.filter { page in last.map { page.number <= $0 } ?? true }
         let both = Set(recorded.map(\.number) + mine.map(\.number)).sorted()
-        pages = both.filter { number in
+        return both.filter { number in
             recorded.first { $0.number == number } != mine.first { $0.number == number }
         }
     }

@@ -203,7 +203,7 @@ extension RunLoop {
                 guard try isSettled(&cpu) else { return .missed("an exit comes before it") }
                 try disarm(&armed, &cpu)
                 let found = try runInRing3(
-                    to: stopsThere ? landmark.registers.rip : nil, since: began, &cpu, memory)
+                    &search, stopsThere: stopsThere, since: began, &cpu, memory)
                 if let found { return found }
                 isAtBreakpoint = false
                 isFromStop = false

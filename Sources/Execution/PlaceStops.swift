@@ -22,6 +22,10 @@ protocol PlaceStops {
     mutating func run<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ memory: borrowing GuestMemory
     ) throws(ExecutionError) -> PlaceStop
+    /// Executes the instruction at a planted place where the guest was just stopped.
+    mutating func leave<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> PlaceStop
     /// Executes one instruction, planted or not.
     mutating func step<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ memory: borrowing GuestMemory

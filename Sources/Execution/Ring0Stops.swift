@@ -48,6 +48,11 @@ struct Ring0Stops: PlaceStops {
         return .exit(exit)
     }
 
+    /// A step, as from anywhere else: in ring 0 it is cheap.
+    mutating func leave<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> PlaceStop { try step(&cpu, memory) }
+
     mutating func step<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ memory: borrowing GuestMemory
     ) throws(ExecutionError) -> PlaceStop {

@@ -1,21 +1,27 @@
 internal import Guest
 internal import KVM
 internal import Machine
+internal import Trace
 
 /// Replaying interrupts in ring 3 where KVM's breakpoints and steps do not reach it.
 extension RunLoop {
     /// How long ring 3 runs without a stop until the clock is looked at.
     private static let ring3Look: UInt64 = 1_000_000_000
 
-    /// Runs ring 3 to a place of its code, or to where it enters ring 0; nil: it stands there.
+    /// Runs ring 3 to where the search's landmark may be, or to where it enters ring 0; nil: it stands
+    /// there.
+    ///
+    /// - Parameter stopsThere: the landmark may be in this stretch.
     mutating func runInRing3<CPU: Processor & ~Copyable>(
-        to rip: UInt64?, since began: UInt64, _ cpu: inout CPU, _ memory: borrowing GuestMemory
+        _ search: inout LandmarkSearch, stopsThere: Bool, since began: UInt64, _ cpu: inout CPU, _ memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Found? {
         var stops = Ring3Stops()
         try kvm { () throws(KVMError) in try stops.park(&cpu) }
         let stop: Ring3Stops.Stop?
         do throws(ExecutionError) {
-            stop = try runInRing3(to: rip, since: began, &stops, &cpu, memory)
+            stop = try runInRing3(
+                &search, to: stopsThere ? search.landmark.registers.rip : nil, since: began, &stops,
+                &cpu, memory)
         } catch {
             try stops.unpark(&cpu, memory)
             throw error
@@ -34,8 +40,8 @@ extension RunLoop {
         }
     }
 
-    mutating func runInRing3<CPU: Processor & ~Copyable>(
-        to rip: UInt64?, since began: UInt64, _ stops: inout Ring3Stops, _ cpu: inout CPU,
+    private mutating func runInRing3<CPU: Processor & ~Copyable>(
+        _ search: inout LandmarkSearch, to rip: UInt64?, since began: UInt64, _ stops: inout Ring3Stops, _ cpu: inout CPU,
         _ memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Ring3Stops.Stop? {
         // SAFETY: the page's registers do not change before the next run.
@@ -44,16 +50,24 @@ extension RunLoop {
         if let rip { _ = try stops.plant(rip, system: system, memory: memory) }
         // It stands at the very place already, in another state: on to the next time.
         var isStep = unsafe system.cpl == 3 && cpu.registersPointer.pointee.rip == rip
+        var isAtBreakpoint = false
         while true {
             let stop =
-                isStep ? try stops.step(&cpu, memory) : try stops.run(&cpu, memory)
+                isAtBreakpoint
+                ? try stops.leave(&cpu, memory)
+                : isStep ? try stops.step(&cpu, memory) : try stops.run(&cpu, memory)
             midFlight.ring3Stops += 1
             switch stop {
             case .stepped:
                 isStep = false
+                isAtBreakpoint = false
                 // In a loop of one instruction, or a REP.
                 if unsafe cpu.registersPointer.pointee.rip == rip { return stop }
-            case .breakpoint, .touched, .raised: return stop
+            case .breakpoint:
+                // What differs at a glance is left without the table in force, which takes longer.
+                guard try isElsewhere(&search, &stops, &cpu, memory) else { return stop }
+                isAtBreakpoint = true
+            case .touched, .raised: return stop
             case .exit(let exit):
                 if Self.isUncounted(exit) { continue }
                 return stop
@@ -66,6 +80,31 @@ extension RunLoop {
                 try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: Self.ring3Look) }
             }
         }
+    }
+
+    /// Whether the guest, which stands at the landmark's instruction, differs from it in registers, or
+    /// in RAM and not less than at the nearest place so far.
+    private mutating func isElsewhere<CPU: Processor & ~Copyable>(
+        _ search: inout LandmarkSearch, _ stops: inout Ring3Stops, _ cpu: inout CPU,
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Bool {
+        // SAFETY: the page's registers do not change before the next run.
+        let registers = unsafe cpu.registersPointer.pointee
+        guard search.matches(registers) else {
+            search.notePlace(registers)
+            return true
+        }
+        guard let parts = search.landmark.parts, let nearest = search.difference else { return false }
+        let digest = try stops.lifted(memory) { () throws(KVMError) in
+            try cpu.memoryDigest(memory)
+        }
+        guard digest.low != parts.memory else { return false }
+        let pages = LandmarkDifference.pages(
+            parts, changedPages: isPagesMarked ? cpu.changedPages() : nil)
+        guard max(pages.count, 1) >= nearest.weight else { return false }
+        search.notePlace(registers)
+        search.noteRejectedHit(nil)
+        return true
     }
 
     /// Lets ring 3 raise its exception, and runs to the first instruction of the handler.

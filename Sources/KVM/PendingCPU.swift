@@ -119,7 +119,9 @@ public struct PendingCPU: ~Copyable {
         // A debug exit comes between two instructions: it leaves nothing to finish
         // (kvm_vcpu_do_singlestep and the handlers of #DB set no completion).
         if isClean { return nil }
-        if unsafe ckvm_exit_reason(run) == UInt32(KVM_EXIT_DEBUG) { return nil }
+        // Nor does a triple fault, which is a request to the next run and no work of this one.
+        let reason = unsafe ckvm_exit_reason(run)
+        if reason == UInt32(KVM_EXIT_DEBUG) || reason == UInt32(KVM_EXIT_SHUTDOWN) { return nil }
         unsafe ckvm_set_immediate_exit(run, 1)
         let result = unsafe enter(run)
         unsafe ckvm_kick_restore(core.mapping.kick)
