@@ -2,6 +2,15 @@ public import KVM
 internal import Machine
 public import Trace
 
+/// What of a CPU's state ring 3 cannot change, as digests have it.
+public struct PrivilegedState: Sendable {
+    /// XCRs, DR0 to DR3, DR6, DR7, NMI blocking and MSRs, in this order.
+    let bytes: [UInt8]
+
+    /// What was read of a CPU.
+    public init(bytes: [UInt8]) { self.bytes = bytes }
+}
+
 /// Everything of a CPU but its general registers, as landmarks compare it.
 extension GuestCPU {
     /// MSRs that a guest sets and that decide what it does; none that tells time or counts
@@ -21,26 +30,26 @@ extension GuestCPU {
     /// The digest of system registers, XCRs, extended state, debug registers, NMI blocking and
     /// MSRs. The CPU must be settled.
     public mutating func stateDigest() throws(KVMError) -> Digest128 {
+        try stateDigest(privilegedState(debugStatus: nil), interruptTableLimit: nil)
+    }
+
+    /// XCRs, debug registers, NMI blocking and MSRs. The CPU must be settled.
+    ///
+    /// - Parameter debugStatus: DR6 as the guest has it; nil: as the CPU has it.
+    public mutating func privilegedState(
+        debugStatus: UInt64?
+    ) throws(KVMError) -> PrivilegedState {
         try findComparedMSRs()
-        // SAFETY: the page's registers do not change before the next run.
-        let system = unsafe systemRegistersPointer.pointee
         let indices = comparedMSRs
         return try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
             var bytes: [UInt8] = []
-            var area: [UInt8] = []
-            try cpu.readXSave(into: &area)
-            for index in Self.ignoredXSaveBytes { area[index] = 0 }
-            bytes.reserveCapacity(area.count + 2048)
-            bytes += area
-            // Not the interrupt bitmap: what is pending rules a landmark out.
-            for index in 0..<SystemRegisters.bitmapWord {
-                bytes.append(word: system.words[index])
-            }
+            bytes.reserveCapacity(1024)
             for register in try cpu.extendedControlRegisters() {
                 bytes.append(word: UInt64(register.index))
                 bytes.append(word: register.value)
             }
-            let debug = try cpu.debugRegisters()
+            var debug = try cpu.debugRegisters()
+            if let debugStatus { debug.dr6 = debugStatus }
             // DR0 to DR3, DR6, DR7.
             for index in 0..<6 { bytes.append(word: debug.words[index]) }
             bytes.append(try cpu.events().nmiMasked ? 1 : 0)
@@ -50,6 +59,29 @@ extension GuestCPU {
                 bytes.append(word: UInt64(value.index))
                 bytes.append(word: value.value)
             }
+            return PrivilegedState(bytes: bytes)
+        }
+    }
+
+    /// The digest, of which the part is known that ring 3 cannot change.
+    ///
+    /// - Parameter interruptTableLimit: as the guest has it; nil: as the CPU has it.
+    public mutating func stateDigest(
+        _ privileged: PrivilegedState, interruptTableLimit: UInt16?
+    ) throws(KVMError) -> Digest128 {
+        // SAFETY: the page's registers do not change before the next run.
+        var system = unsafe systemRegistersPointer.pointee
+        if let interruptTableLimit { system.idt.limit = interruptTableLimit }
+        return try whileSettled { (cpu: inout SettledCPU) throws(KVMError) in
+            var bytes: [UInt8] = []
+            try cpu.readXSave(into: &bytes)
+            for index in Self.ignoredXSaveBytes { bytes[index] = 0 }
+            bytes.reserveCapacity(bytes.count + 2048)
+            // Not the interrupt bitmap: what is pending rules a landmark out.
+            for index in 0..<SystemRegisters.bitmapWord {
+                bytes.append(word: system.words[index])
+            }
+            bytes += privileged.bytes
             return Digest128(of: bytes)
         }
     }

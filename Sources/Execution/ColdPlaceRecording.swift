@@ -186,7 +186,9 @@ extension RunLoop {
                     behindREP = Self.placeBehindREP(cpu, system, memory)
                     if let behindREP,
                         try stops.plant(behindREP, system: system, memory: memory)
-                    { continue }
+                    {
+                        continue
+                    }
                     try stops.unpark(&cpu, memory)
                     return .here
                 }
@@ -216,7 +218,9 @@ extension RunLoop {
                 behindREP = Self.placeBehindREP(cpu, system, memory)
                 if let behindREP,
                     try stops.plant(behindREP, system: system, memory: memory)
-                { continue }
+                {
+                    continue
+                }
                 search.giveUp()
                 try stops.unpark(&cpu, memory)
                 return .hot

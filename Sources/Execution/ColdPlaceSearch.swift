@@ -1,13 +1,14 @@
 /// Which of several places a landmark is put at: the policy, as a function of what was passed when.
 ///
-/// A place that comes again within ``coldNanoseconds`` is hot and is dropped. One that stays away for
-/// longer is taken when it does so twice more, or once more if another place was passed meanwhile: time
-/// alone can be the host's, which had something else to do. Where all are hot, the coldest of them is taken,
-/// unless it is ``hotNanoseconds``-hot. Nothing is taken that did not stay away for that long in this very search.
-/// What was learned is kept for the next search, and tried again from time to time: of the last two
-/// measurements the shorter holds. (A moment in which the host was busy makes a place look colder than
-/// it is, and replays would stop in a loop's innermost place a thousand times as often; or hotter, if it
-/// fell on the measurement of a stop.)
+/// A place that comes again within ``coldNanoseconds`` is hot and is dropped. One that stays away
+/// for longer is taken when it does so twice more, or once more if another place was passed
+/// meanwhile: time alone can be the host's, which had something else to do. Where all are hot, the
+/// coldest of them is taken, if it stays away for ``hotNanoseconds``. No place is taken that did not
+/// stay away for that long in this very search, whatever is known of it. What was learned is kept
+/// for the next search, and tried again from time to time: of the last two measurements the shorter
+/// holds. (A moment in which the host was busy makes a place look colder than it is, and replays
+/// would stop in a loop's innermost place a thousand times as often; or hotter, if it fell on the
+/// measurement of a stop.)
 struct ColdPlaceSearch {
     /// What to do at a place.
     enum Verdict: Equatable {
@@ -21,9 +22,9 @@ struct ColdPlaceSearch {
 
     /// How long a place must stay away. A replay passes it in about a third of that (two stops).
     static let coldNanoseconds: UInt64 = 250_000
-    /// What comes again sooner is no place to settle for: a replay would stop there for several times as
-    /// long as the guest ran, and come to the end of a loop over millions of elements never. It is about
-    /// a quarter of what a stop takes; less than that a busy host lets nobody measure.
+    /// What comes again sooner is no place to settle for: a replay would stop there for several times
+    /// as long as the guest ran, and come to the end of a loop over millions of elements never. It is
+    /// about a quarter of what a stop takes; less than that a busy host lets nobody measure.
     let hotNanoseconds: UInt64
     private static let hotInRing0: UInt64 = 2000
     static let hotInRing3: UInt64 = 10_000
@@ -120,7 +121,8 @@ struct ColdPlaceSearch {
         if !cold.isEmpty { return cold }
         let tried = places.filter { settled($0) == nil && !isAbsent($0) }
         // What seldom comes is welcome, when it does.
-        return tried.isEmpty ? settle(nanoseconds: nanoseconds) + places.filter { isAbsent($0) } : tried
+        return tried.isEmpty
+            ? settle(nanoseconds: nanoseconds) + places.filter { isAbsent($0) } : tried
     }
 
     /// Looks for nothing colder than what is known.
@@ -162,8 +164,8 @@ struct ColdPlaceSearch {
         known.contains { $0.address == address && $0.isAbsent && $0.left > 0 }
     }
 
-    /// Whether it was waited for in vain by an earlier search, and has come in this one: it may be the
-    /// end of a loop in which the guest is by now.
+    /// Whether it was waited for in vain by an earlier search, and has come in this one: it may be
+    /// the end of a loop in which the guest is by now.
     private func isBack(_ address: UInt64) -> Bool {
         known.contains { $0.address == address && $0.isAbsent } && !waited.contains(address)
     }
@@ -258,8 +260,8 @@ struct ColdPlaceSearch {
         return .keep
     }
 
-    /// What is to be taken has been away for a while now too: it may be code that is called by others, or
-    /// another program's at the same address.
+    /// Whether what is to be taken has been away for a while now too: what is known of it may be of
+    /// when others called it, or of another program at the same address.
     private mutating func confirm(_ address: UInt64, nanoseconds: UInt64) -> Verdict {
         // Where ring 3 is left soon, nothing comes twice before that.
         if known.contains(where: { $0.address == address && $0.assumptions > 1 }) { return .take }

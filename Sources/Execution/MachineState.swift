@@ -27,6 +27,13 @@ struct MachineState {
         self.memory = memory
     }
 
+    /// What is known already.
+    init(registers: GeneralRegisters, processor: Digest128, memory: Digest128) {
+        self.registers = registers
+        self.processor = processor
+        self.memory = memory
+    }
+
     /// The digest of the whole (FORMAT.md).
     var digest: Digest128 {
         var bytes: [UInt8] = []

@@ -69,6 +69,13 @@ public protocol Processor: ~Copyable {
     mutating func isQuiet() throws(KVMError) -> Bool
     /// The digest of all state but general registers and RAM.
     mutating func stateDigest() throws(KVMError) -> Digest128
+    /// What of it ring 3 cannot change, with the guest's own DR6 if that is given.
+    mutating func privilegedState(debugStatus: UInt64?) throws(KVMError) -> PrivilegedState
+    /// The digest, of which that part is known, with the guest's own limit of the interrupt table if
+    /// that is given.
+    mutating func stateDigest(
+        _ privileged: PrivilegedState, interruptTableLimit: UInt16?
+    ) throws(KVMError) -> Digest128
     /// Stops the guest at an address whatever else is asked for, steps excepted; nil: no more.
     mutating func setStandingBreakpoint(_ address: GuestVirtualAddress?) throws(KVMError)
     /// The digest of all of RAM.

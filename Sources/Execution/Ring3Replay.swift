@@ -13,7 +13,8 @@ extension RunLoop {
     ///
     /// - Parameter stopsThere: the landmark may be in this stretch.
     mutating func runInRing3<CPU: Processor & ~Copyable>(
-        _ search: inout LandmarkSearch, stopsThere: Bool, since began: UInt64, _ cpu: inout CPU, _ memory: borrowing GuestMemory
+        _ search: inout LandmarkSearch, stopsThere: Bool, since began: UInt64, _ cpu: inout CPU,
+        _ memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Found? {
         var stops = Ring3Stops()
         try kvm { () throws(KVMError) in try stops.park(&cpu) }
@@ -41,7 +42,8 @@ extension RunLoop {
     }
 
     private mutating func runInRing3<CPU: Processor & ~Copyable>(
-        _ search: inout LandmarkSearch, to rip: UInt64?, since began: UInt64, _ stops: inout Ring3Stops, _ cpu: inout CPU,
+        _ search: inout LandmarkSearch, to rip: UInt64?, since began: UInt64,
+        _ stops: inout Ring3Stops, _ cpu: inout CPU,
         _ memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Ring3Stops.Stop? {
         // SAFETY: the page's registers do not change before the next run.
@@ -50,23 +52,21 @@ extension RunLoop {
         if let rip { _ = try stops.plant(rip, system: system, memory: memory) }
         // It stands at the very place already, in another state: on to the next time.
         var isStep = unsafe system.cpl == 3 && cpu.registersPointer.pointee.rip == rip
-        var isAtBreakpoint = false
+        // It was stopped there.
+        var isThere = false
         while true {
             let stop =
-                isAtBreakpoint
+                isThere
                 ? try stops.leave(&cpu, memory)
                 : isStep ? try stops.step(&cpu, memory) : try stops.run(&cpu, memory)
             midFlight.ring3Stops += 1
             switch stop {
-            case .stepped:
+            case .breakpoint, .stepped:
                 isStep = false
-                isAtBreakpoint = false
-                // In a loop of one instruction, or a REP.
-                if unsafe cpu.registersPointer.pointee.rip == rip { return stop }
-            case .breakpoint:
-                // What differs at a glance is left without the table in force, which takes longer.
-                guard try isElsewhere(&search, &stops, &cpu, memory) else { return stop }
-                isAtBreakpoint = true
+                // Behind a step too: in a loop of one instruction, or a REP.
+                isThere = unsafe cpu.registersPointer.pointee.rip == rip
+                // What is another state is left at once: putting the table in force takes longer.
+                if isThere, try !isElsewhere(&search, &stops, &cpu, memory) { return stop }
             case .touched, .raised: return stop
             case .exit(let exit):
                 if Self.isUncounted(exit) { continue }
@@ -82,28 +82,31 @@ extension RunLoop {
         }
     }
 
-    /// Whether the guest, which stands at the landmark's instruction, differs from it in registers, or
-    /// in RAM and not less than at the nearest place so far.
+    /// Whether the guest, which stands at the landmark's instruction, is in another state.
     private mutating func isElsewhere<CPU: Processor & ~Copyable>(
         _ search: inout LandmarkSearch, _ stops: inout Ring3Stops, _ cpu: inout CPU,
         _ memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Bool {
         // SAFETY: the page's registers do not change before the next run.
         let registers = unsafe cpu.registersPointer.pointee
-        guard search.matches(registers) else {
-            search.notePlace(registers)
+        search.notePlace(registers)
+        guard search.matches(registers) else { return true }
+        let digest = try stops.memoryDigest(&cpu, memory)
+        let changed = isPagesMarked ? cpu.changedPages() : nil
+        let parts = search.landmark.parts
+        // What differs in RAM no less than the nearest place so far is not looked at further.
+        if let parts, let nearest = search.difference, digest.low != parts.memory,
+            max(LandmarkDifference.pages(parts, changedPages: changed).count, 1) >= nearest.weight
+        {
+            search.noteRejectedHit(nil)
             return true
         }
-        guard let parts = search.landmark.parts, let nearest = search.difference else { return false }
-        let digest = try stops.lifted(memory) { () throws(KVMError) in
-            try cpu.memoryDigest(memory)
+        let state = try kvm { () throws(KVMError) in
+            MachineState(
+                registers: registers, processor: try stops.stateDigest(&cpu), memory: digest)
         }
-        guard digest.low != parts.memory else { return false }
-        let pages = LandmarkDifference.pages(
-            parts, changedPages: isPagesMarked ? cpu.changedPages() : nil)
-        guard max(pages.count, 1) >= nearest.weight else { return false }
-        search.notePlace(registers)
-        search.noteRejectedHit(nil)
+        guard state.digest != search.landmark.state else { return false }
+        search.noteRejectedHit(LandmarkDifference(parts, state, changedPages: changed))
         return true
     }
 

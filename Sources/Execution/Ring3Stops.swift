@@ -1,6 +1,7 @@
 internal import Guest
 internal import KVM
 internal import Machine
+internal import Trace
 
 /// Stops in ring 3 on hosts where KVM's breakpoints and steps do not reach it, since ring 3 runs on
 /// the bare CPU there (KVM-FACTS).
@@ -33,6 +34,8 @@ struct Ring3Stops: PlaceStops {
     private var limit: UInt16?
     /// The guest's DR6, which a step's #DB changes.
     private var debugStatus: UInt64 = 0
+    /// What of the CPU's state does not change while the table is out of force; nil: not asked for yet.
+    private var privileged: PrivilegedState?
     /// How long the thread was on a CPU for the last run or step.
     private(set) var lastNanoseconds: UInt64 = 0
 
@@ -56,6 +59,7 @@ struct Ring3Stops: PlaceStops {
         while let last = planted.last { try remove(last.address, memory) }
         guard let before = limit else { return }
         limit = nil
+        privileged = nil
         do throws(KVMError) {
             _ = try cpu.setInterruptTableLimit(before)
             if try cpu.debugStatus() != debugStatus { try cpu.setDebugStatus(debugStatus) }
@@ -98,13 +102,27 @@ struct Ring3Stops: PlaceStops {
         if now == Self.int3 { try Self.write(place.original, place.place, memory) }
     }
 
-    /// Does something while memory is as the guest has it.
-    mutating func lifted<Result>(
-        _ memory: borrowing GuestMemory, _ body: () throws(KVMError) -> Result
-    ) throws(ExecutionError) -> Result {
+    /// The digest of the CPU's state as ``GuestCPU/stateDigest()`` has it when the table is back.
+    mutating func stateDigest<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU
+    ) throws(KVMError) -> Digest128 {
+        let known: PrivilegedState
+        if let privileged {
+            known = privileged
+        } else {
+            known = try cpu.privilegedState(debugStatus: debugStatus)
+            privileged = known
+        }
+        return try cpu.stateDigest(known, interruptTableLimit: limit)
+    }
+
+    /// The digest of RAM as the guest has it, without what is planted.
+    mutating func memoryDigest<CPU: Processor & ~Copyable>(
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> Digest128 {
         let places = planted
         for place in places { try remove(place.address, memory) }
-        let result = try kvm(body)
+        let result = try kvm { () throws(KVMError) in try cpu.memoryDigest(memory) }
         for place in places {
             let original = try guest { () throws(GuestError) in
                 try memory.read(place.place, count: 1)[0]

@@ -201,7 +201,8 @@ import Testing
         #expect(search.guestTime(of: 75_000) == 5000)
     }
 
-    @Test func `a search ends after so many passes, and what it does not know by then is dropped`() {
+    @Test func `a search ends after so many passes, and what it does not know by then is dropped`()
+    {
         var search = ColdPlaceSearch()
         _ = search.begin([0])
         var passes: UInt64 = 1

@@ -305,6 +305,10 @@ private struct LoopingCPU: PlainCPU, ~Copyable {
         return true
     }
     mutating func stateDigest() -> Digest128 { Digest128(low: position) }
+    func privilegedState(debugStatus: UInt64?) -> PrivilegedState { PrivilegedState(bytes: []) }
+    mutating func stateDigest(
+        _ privileged: PrivilegedState, interruptTableLimit: UInt16?
+    ) -> Digest128 { stateDigest() }
     mutating func setGuestDebug(_ debug: GuestDebug) {
         self.debug = debug
         show()

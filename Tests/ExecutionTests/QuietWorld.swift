@@ -108,6 +108,10 @@ extension PlainCPU where Self: ~Copyable {
         _ memory: borrowing GuestMemory
     ) throws(KVMError) -> Digest128 { memory.digest().digest }
     mutating func stateDigest() throws(KVMError) -> Digest128 { .zero }
+    func privilegedState(debugStatus: UInt64?) -> PrivilegedState { PrivilegedState(bytes: []) }
+    mutating func stateDigest(
+        _ privileged: PrivilegedState, interruptTableLimit: UInt16?
+    ) -> Digest128 { .zero }
     mutating func setGuestDebug(_ debug: GuestDebug) throws(KVMError) {}
     mutating func restoreFlags(_ flags: UInt64) throws(KVMError) {}
     mutating func watchCode(_ addresses: [GuestVirtualAddress]) throws(KVMError) {}

@@ -10,6 +10,20 @@ import Trace
 /// Places, steps and breakpoints in ring 3.
 @Suite(.enabled(if: RealKVM.isThere, RealKVM.comment), .serialized)
 struct TravelRing3Tests {
+    /// Addresses in the program of preempted-ring3, as `objdump -d` shows them.
+    private enum Program {
+        /// Behind the loop around `count_in_vector`.
+        static let behindVectors = GuestVirtualAddress(0x1000FA)
+        /// What stores `shared.state` behind the call of `compute`.
+        static let store = GuestVirtualAddress(0x1000B7)
+        /// The end of `compute`.
+        static let computed = GuestVirtualAddress(0x100303)
+        /// The HLT that faults.
+        static let fault = GuestVirtualAddress(0x1001D0)
+        /// `shared.state`.
+        static let state = GuestVirtualAddress(0x100380)
+    }
+
     /// A machine at the first place in ring 3 after an exit.
     private func enter(
         _ machine: inout TimeMachine, from exit: UInt64
@@ -147,7 +161,7 @@ struct TravelRing3Tests {
         let exit = middle("preempted-ring3", machine)
         try #require(try enter(&machine, from: exit))
         // Where user_main goes on after 80,000 rounds of counting in a vector register.
-        machine.insertBreakpoint(GuestVirtualAddress(0x1000EA))
+        machine.insertBreakpoint(Program.behindVectors)
         guard case .breakpoint = try machine.resume() else {
             Issue.record("no breakpoint deep in ring 3")
             return
@@ -175,7 +189,7 @@ struct TravelRing3Tests {
         // A breakpoint within the steps back, and one that is ahead of them.
         _ = try machine.reverseStep(20)
         machine.insertBreakpoint(GuestVirtualAddress(there[30].registers.rip))
-        machine.removeBreakpoint(GuestVirtualAddress(0x1000EA))
+        machine.removeBreakpoint(Program.behindVectors)
         let index = try #require(
             (21...count).first { there[$0].registers.rip == there[30].registers.rip })
         guard case .breakpoint = try machine.reverseResume() else {
@@ -260,7 +274,7 @@ struct TravelRing3Tests {
         guard machine.usesRing3Stops else { return }
         try #require(try enter(&machine, from: machine.reader.exitCount / 4))
         // shared.state
-        let place = machine.physicalAddress(GuestVirtualAddress(0x100300))
+        let place = machine.physicalAddress(Program.state)
         let state = try #require(place)
         let watchpoint = try #require(Watchpoint(state, count: 8))
         machine.insertWatchpoint(watchpoint)
@@ -316,11 +330,11 @@ struct TravelRing3Tests {
         var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
         guard machine.usesRing3Stops else { return }
         try #require(try enter(&machine, from: machine.reader.exitCount / 3))
-        let place = machine.physicalAddress(GuestVirtualAddress(0x100300))
+        let place = machine.physicalAddress(Program.state)
         let watchpoint = place.flatMap { Watchpoint($0, count: 8) }
         machine.insertWatchpoint(try #require(watchpoint))
-        let store = GuestVirtualAddress(0x1000A7)
-        let end = GuestVirtualAddress(0x100283)
+        let store = Program.store
+        let end = Program.computed
         for address in [store, end] { machine.insertBreakpoint(address) }
         var there: [(stop: TravelStop, sight: Glimpse)] = []
         for _ in 0..<13 {
@@ -402,7 +416,7 @@ struct TravelRing3Tests {
         var machine = try TimeMachine(host: host, reader: TraceReader(path: tape.path))
         guard machine.usesRing3Stops else { return }
         // user_main's HLT.
-        let fault: UInt64 = 0x1001B0
+        let fault = Program.fault.rawValue
         let bytes = (0..<8).map { UInt8(truncatingIfNeeded: fault >> ($0 * 8)) }
         var slot: GuestPhysicalAddress?
         for exit in machine.reader.exitCount / 3..<machine.reader.exitCount where slot == nil {
