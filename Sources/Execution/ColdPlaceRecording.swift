@@ -19,6 +19,22 @@ enum ColdPlace {
     case stopped(StopReason)
 }
 
+/// How far a search for a cold place has come.
+private struct ColdPlaceClimb {
+    /// The guest's time, without what stops take.
+    var guestNanoseconds: UInt64 = 0
+    /// How often the guest ran for the bound without coming to a place that was taken, and since when
+    /// it does.
+    var boundsPassed = 0
+    var boundBegan: UInt64 = 0
+    /// The next run has a bound of its own.
+    var isFresh = true
+    /// Where the guest still stands, to stop there once more with nothing executed.
+    var kept: UInt64?
+    /// Behind the REP in which the search ended: the end, and no place that was found.
+    var behindREP: UInt64?
+}
+
 /// Recording interrupts where nothing counts instructions, as in ring 3: where a kick finds the guest
 /// may be the middle of a hot loop, through which a replay would have to stop a million times; so it
 /// is taken on to a colder place.
@@ -100,69 +116,60 @@ extension RunLoop {
         }
         // Nothing in ring 0 is worth waiting for: a replay gets through its loops.
         if isRing0, stops.addresses.isEmpty { return .here }
-        var guestNanoseconds: UInt64 = 0
-        var boundsPassed = 0
-        var boundBegan: UInt64 = 0
-        var isFresh = true
-        // Where the guest still stands, to stop there once more with nothing executed.
-        var kept: UInt64?
-        // Behind the REP in which the search ended: the end, and no place that was found.
-        var behindREP: UInt64?
+        var climb = ColdPlaceClimb()
         while true {
-            if isFresh {
+            if climb.isFresh {
                 let bound = ColdPlaceSearch.boundNanoseconds
                 try kvm { () throws(KVMError) in try cpu.armKick(nanoseconds: bound) }
-                isFresh = false
+                climb.isFresh = false
             }
             let entered = HostThread.timestamp()
             var stop = try stops.run(&cpu, memory)
             // A kick is no stop. (What a stop takes may be measured too dear, and time has to pass.)
             if case .kicked = stop {
-                guestNanoseconds &+= stops.lastNanoseconds
-            } else if kept == nil {
-                guestNanoseconds &+= search.guestTime(of: stops.lastNanoseconds)
+                climb.guestNanoseconds &+= stops.lastNanoseconds
+            } else if climb.kept == nil {
+                climb.guestNanoseconds &+= search.guestTime(of: stops.lastNanoseconds)
             }
             if !isRing0 { midFlight.ring3Stops += 1 }
             if case .exit = stop {} else { kickedTicks &+= HostThread.timestamp() &- entered }
             if case .breakpoint = stop {
                 // SAFETY: as above.
                 let rip = unsafe cpu.registersPointer.pointee.rip
-                if rip == kept {
+                if rip == climb.kept {
                     // That is what a stop takes. (A kick may keep the step from being done.)
                     search.stopped(in: stops.lastNanoseconds)
                     stop = try stops.leave(&cpu, memory)
-                } else if rip == behindREP {
-                    if !isRing0 { search.giveUp() }
-                    try stops.unpark(&cpu, memory)
-                    return isRing0 ? .here : .hot
+                } else if rip == climb.behindREP {
+                    return try end(&stops, &search, &cpu, memory)
                 } else {
-                    switch search.pass(rip, nanoseconds: guestNanoseconds) {
+                    switch search.pass(rip, nanoseconds: climb.guestNanoseconds) {
                     case .take:
                         try stops.unpark(&cpu, memory)
                         return .here
                     case .keep:
-                        kept = rip
+                        climb.kept = rip
                         continue
                     case .drop:
                         try stops.remove(rip, memory)
                         guard stops.addresses.isEmpty else { continue }
                         // It stands at a place itself, which may be the one: on to the next time.
                         stop = try stops.step(&cpu, memory)
-                        for place in search.settle(nanoseconds: guestNanoseconds) {
+                        for place in search.settle(nanoseconds: climb.guestNanoseconds) {
                             _ = try stops.plant(place, system: system, memory: memory)
                         }
                     }
                 }
             }
-            if case .kicked = stop {} else { kept = nil }
+            if case .kicked = stop {} else { climb.kept = nil }
             switch stop {
             case .breakpoint, .stepped, .touched: continue
             case .raised:
-                search.leave(nanoseconds: guestNanoseconds)
+                search.leave(nanoseconds: climb.guestNanoseconds)
                 try stops.unpark(&cpu, memory)
                 return .none
             case .exit(let exit):
-                search.leave(nanoseconds: guestNanoseconds)
+                search.leave(nanoseconds: climb.guestNanoseconds)
                 try stops.unpark(&cpu, memory)
                 return .exited(
                     try dealWith(exit, &cpu, &side, memory: memory, entered: entered))
@@ -172,59 +179,84 @@ extension RunLoop {
                     try stops.unpark(&cpu, memory)
                     return .stopped(reason)
                 }
-                isFresh = true
-                // The timer runs on while others have the CPU.
-                guard guestNanoseconds &- boundBegan >= ColdPlaceSearch.boundNanoseconds / 2 else {
-                    continue
+                climb.isFresh = true
+                if let place = try passBound(&climb, &stops, &search, &cpu, memory) {
+                    return place
                 }
-                boundBegan = guestNanoseconds
-                boundsPassed += 1
-                if isRing0 {
-                    // What came and did not come again is cold. A kernel may wait in a loop for the very
-                    // interrupt: longer than this it does not wait.
-                    search.leave(nanoseconds: guestNanoseconds)
-                    behindREP = Self.placeBehindREP(cpu, system, memory)
-                    if let behindREP,
-                        try stops.plant(behindREP, system: system, memory: memory)
-                    {
-                        continue
-                    }
-                    try stops.unpark(&cpu, memory)
-                    return .here
-                }
-                if boundsPassed == 1 { search.passBound(waitingFor: stops.addresses) }
-                // What is still waited for is cold; and else the coldest of the others. Where there is
-                // none, the guest may be elsewhere by now, for good, or what was learned may be wrong:
-                // a busy host bends measurements.
-                var added = search.settle(nanoseconds: guestNanoseconds)
-                if added.isEmpty {
-                    // With nothing planted, which would be read as code.
-                    let waited = stops.addresses
-                    for place in waited { try stops.remove(place, memory) }
-                    let places = ColdPlaces.around(
-                        unsafe cpu.registersPointer.pointee, system: system, memory: memory)
-                    if places != search.places {
-                        added = search.begin(places, nanoseconds: guestNanoseconds)
-                    } else if waited.isEmpty, boundsPassed.isMultiple(of: Self.boundsToBeginAnew) {
-                        added = search.beginAnew(nanoseconds: guestNanoseconds)
-                    } else {
-                        added = waited
-                    }
-                }
-                for place in added {
-                    _ = try stops.plant(place, system: system, memory: memory)
-                }
-                guard boundsPassed >= search.patience else { continue }
-                behindREP = Self.placeBehindREP(cpu, system, memory)
-                if let behindREP,
-                    try stops.plant(behindREP, system: system, memory: memory)
-                {
-                    continue
-                }
-                search.giveUp()
-                try stops.unpark(&cpu, memory)
-                return .hot
             }
+        }
+    }
+
+    /// A kick has come: where the guest ran for the bound, it is looked elsewhere, or no longer.
+    ///
+    /// - Returns: What came of the search; nil: it goes on.
+    private func passBound<Stops: PlaceStops, CPU: Processor & ~Copyable>(
+        _ climb: inout ColdPlaceClimb, _ stops: inout Stops, _ search: inout ColdPlaceSearch,
+        _ cpu: inout CPU, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> ColdPlace? {
+        // The timer runs on while others have the CPU.
+        let passed = climb.guestNanoseconds &- climb.boundBegan
+        guard passed >= ColdPlaceSearch.boundNanoseconds / 2 else { return nil }
+        climb.boundBegan = climb.guestNanoseconds
+        climb.boundsPassed += 1
+        // SAFETY: the page's registers do not change before the next run.
+        let system = unsafe cpu.systemRegistersPointer.pointee
+        let isRing0 = Stops.self == Ring0Stops.self
+        if isRing0 {
+            // What came and did not come again is cold. A kernel may wait in a loop for the very
+            // interrupt: longer than this it does not wait.
+            search.leave(nanoseconds: climb.guestNanoseconds)
+        } else {
+            if climb.boundsPassed == 1 { search.passBound(waitingFor: stops.addresses) }
+            try lookElsewhere(climb, &stops, &search, &cpu, system, memory)
+            guard climb.boundsPassed >= search.patience else { return nil }
+        }
+        climb.behindREP = Self.placeBehindREP(cpu, system, memory)
+        if let behindREP = climb.behindREP,
+            try stops.plant(behindREP, system: system, memory: memory)
+        {
+            return nil
+        }
+        return try end(&stops, &search, &cpu, memory)
+    }
+
+    /// Ends a search where the guest stands: a replay gets through every loop of ring 0, and not
+    /// through this one of ring 3.
+    private func end<Stops: PlaceStops, CPU: Processor & ~Copyable>(
+        _ stops: inout Stops, _ search: inout ColdPlaceSearch, _ cpu: inout CPU,
+        _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) -> ColdPlace {
+        try stops.unpark(&cpu, memory)
+        if Stops.self == Ring0Stops.self { return .here }
+        search.giveUp()
+        return .hot
+    }
+
+    /// What is still waited for is cold; and else the coldest of the others. Where there is none, the
+    /// guest may be elsewhere by now, for good, or what was learned may be wrong: a busy host bends
+    /// measurements.
+    private func lookElsewhere<Stops: PlaceStops, CPU: Processor & ~Copyable>(
+        _ climb: ColdPlaceClimb, _ stops: inout Stops, _ search: inout ColdPlaceSearch,
+        _ cpu: inout CPU, _ system: SystemRegisters, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) {
+        var added = search.settle(nanoseconds: climb.guestNanoseconds)
+        if added.isEmpty {
+            // With nothing planted, which would be read as code.
+            let waited = stops.addresses
+            for place in waited { try stops.remove(place, memory) }
+            // SAFETY: the page's registers do not change before the next run.
+            let places = ColdPlaces.around(
+                unsafe cpu.registersPointer.pointee, system: system, memory: memory)
+            if places != search.places {
+                added = search.begin(places, nanoseconds: climb.guestNanoseconds)
+            } else if waited.isEmpty, climb.boundsPassed.isMultiple(of: Self.boundsToBeginAnew) {
+                added = search.beginAnew(nanoseconds: climb.guestNanoseconds)
+            } else {
+                added = waited
+            }
+        }
+        for place in added {
+            _ = try stops.plant(place, system: system, memory: memory)
         }
     }
 
