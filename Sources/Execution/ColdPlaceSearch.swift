@@ -28,6 +28,8 @@ struct ColdPlaceSearch {
     let hotNanoseconds: UInt64
     private static let hotInRing0: UInt64 = 2000
     static let hotInRing3: UInt64 = 10_000
+    /// How long after the begin of a search a place must come to be taken at once.
+    static let surelyAway: UInt64 = 100_000
     /// How often a place must stay away long and come again before it is one; once less, where another
     /// came meanwhile. In ring 3, where a stop takes a hundred times as long as in ring 0, so does what
     /// bends a measurement.
@@ -93,9 +95,11 @@ struct ColdPlaceSearch {
     private var waited: [UInt64] = []
     /// What the last stops took at which nothing was executed. It differs by a factor from host to
     /// host and with what else the host does, so nothing is assumed; before any place can come again,
-    /// one was made there.
+    /// one was made there. Few are kept, and the middle one counts: a host that becomes busy makes all
+    /// of them dearer at once, and a loop's innermost place would look cold until the last cheap one
+    /// is forgotten.
     private var stops: [UInt64] = []
-    private static let stopMemory = 8
+    private static let stopMemory = 3
     /// The places of the search that was last given up.
     private var hot: [UInt64] = []
     private static let longPatience = 16
@@ -140,7 +144,8 @@ struct ColdPlaceSearch {
 
     /// What of a run from stop to stop the guest had: what it took beyond a stop.
     func guestTime(of nanoseconds: UInt64) -> UInt64 {
-        guard let stop = stops.min() else { return 0 }
+        guard !stops.isEmpty else { return 0 }
+        let stop = stops.sorted()[stops.count / 2]
         return nanoseconds > stop ? nanoseconds - stop : 0
     }
 
@@ -266,12 +271,14 @@ struct ColdPlaceSearch {
         // Where ring 3 is left soon, nothing comes twice before that.
         if known.contains(where: { $0.address == address && $0.assumptions > 1 }) { return .take }
         let index = seen.firstIndex { $0.address == address }
-        let away = nanoseconds &- (index.map { seen[$0].nanoseconds } ?? began)
-        if away >= hotNanoseconds { return .take }
         guard let index else {
+            // The first run takes longer than those behind a stop.
+            if nanoseconds &- began >= Self.surelyAway { return .take }
             seen.append(Seen(address: address, nanoseconds: nanoseconds, pass: passes))
             return .keep
         }
+        let away = nanoseconds &- seen[index].nanoseconds
+        if away >= hotNanoseconds { return .take }
         learn(address, away: away)
         seen.remove(at: index)
         return .drop

@@ -44,8 +44,8 @@ import Testing
         // Only the cold one is waited for, and taken at once.
         #expect(search.begin([1, 2]) == [2])
         var again = search
-        #expect(search.pass(2, nanoseconds: 20_000) == .take)
-        // But where it comes at once, only if it then stays away.
+        #expect(search.pass(2, nanoseconds: 120_000) == .take)
+        // But where it comes soon, only if it then stays away.
         #expect(again.pass(2, nanoseconds: 1000) == .keep)
         var other = again
         #expect(again.pass(2, nanoseconds: 21_000) == .take)
@@ -170,7 +170,7 @@ import Testing
         #expect(back.takesNext)
         #expect(back.pass(2, nanoseconds: 15_000) == .keep)
         #expect(back.pass(2, nanoseconds: 15_010) == .drop)
-        #expect(back.pass(1, nanoseconds: 15_020) == .take)
+        #expect(back.pass(1, nanoseconds: 115_020) == .take)
         // Unless it was waited for all the time.
         back = search
         _ = back.begin([1, 2])
@@ -179,6 +179,7 @@ import Testing
         // What is known at once: the loop is settled for, and its end taken if that should come.
         #expect(search.begin([1, 2]) == [1, 2])
         #expect(search.takesNext)
+        #expect(search.pass(1, nanoseconds: 0) == .keep)
         #expect(search.pass(1, nanoseconds: 15_000) == .take)
         // It is looked for again from time to time.
         #expect((0..<4).contains { _ in search.begin([1, 2]).contains(2) && !search.takesNext })
@@ -192,13 +193,34 @@ import Testing
         #expect(search.guestTime(of: 61_000) == 0)
         search.stopped(in: 60_000)
         #expect(search.guestTime(of: 61_000) == 1000)
-        // A busy host makes some stops dearer.
+        // A busy host makes some stops dearer, or one cheaper.
         search.stopped(in: 90_000)
+        search.stopped(in: 60_000)
         #expect(search.guestTime(of: 61_000) == 1000)
-        // All of the last ones: that is what a stop takes now.
-        for _ in 0..<8 { search.stopped(in: 70_000) }
+        search.stopped(in: 20_000)
+        #expect(search.guestTime(of: 61_000) == 1000)
+        // Two of three: that is what a stop takes now.
+        for _ in 0..<2 { search.stopped(in: 70_000) }
         #expect(search.guestTime(of: 61_000) == 0)
         #expect(search.guestTime(of: 75_000) == 5000)
+    }
+
+    /// Each stop takes twice as long from the second on.
+    @Test func `a host that becomes busy makes no loop cold`() {
+        var search = ColdPlaceSearch()
+        _ = search.begin([1])
+        var guestNanoseconds: UInt64 = 0
+        var verdict = ColdPlaceSearch.Verdict.keep
+        var rounds = 0
+        while verdict == .keep, rounds < 20 {
+            let stop: UInt64 = rounds < 1 ? 50_000 : 100_000
+            guestNanoseconds += search.guestTime(of: stop + 2)
+            verdict = search.pass(1, nanoseconds: guestNanoseconds)
+            search.stopped(in: stop)
+            rounds += 1
+        }
+        #expect(verdict == .drop)
+        #expect(search.settle(nanoseconds: guestNanoseconds) == [])
     }
 
     @Test func `a search ends after so many passes, and what it does not know by then is dropped`()
