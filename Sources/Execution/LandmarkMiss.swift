@@ -65,8 +65,14 @@ public struct LandmarkDifference: Equatable, Sendable {
         pages = isInMemory ? Self.pages(parts, changedPages: changedPages) : []
     }
 
-    /// The pages that differ, as far as they are known.
-    static func pages(
+    /// A difference in RAM, whatever the CPU holds.
+    init(inMemory parts: LandmarkParts, changedPages: [MemoryDigest.Page]?) {
+        isInProcessor = false
+        isInMemory = true
+        pages = Self.pages(parts, changedPages: changedPages)
+    }
+
+    private static func pages(
         _ parts: LandmarkParts, changedPages: [MemoryDigest.Page]?
     ) -> [UInt64] {
         guard let recorded = parts.pages, let replayed = changedPages else { return [] }

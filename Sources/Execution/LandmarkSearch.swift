@@ -151,9 +151,6 @@ struct LandmarkSearch: Sendable {
         nearest = registers
     }
 
-    /// The same in the stretch of ring 3 where the landmark is: the last place is as good as any.
-    mutating func notePlace(_ registers: GeneralRegisters) { nearest = registers }
-
     /// What a slice of coasting taught of the guest's speed.
     mutating func noteCoast(
         nanoseconds: UInt64, instructions: UInt64, wasInRing3: Bool = false

@@ -89,14 +89,15 @@ extension RunLoop {
     ) throws(ExecutionError) -> Bool {
         // SAFETY: the page's registers do not change before the next run.
         let registers = unsafe cpu.registersPointer.pointee
-        search.notePlace(registers)
+        // The counter stands still here.
+        search.notePlace(registers, count: nil)
         guard search.matches(registers) else { return true }
         let digest = try stops.memoryDigest(&cpu, memory)
         let changed = isPagesMarked ? cpu.changedPages() : nil
         let parts = search.landmark.parts
         // What differs in RAM no less than the nearest place so far is not looked at further.
         if let parts, let nearest = search.difference, digest.low != parts.memory,
-            max(LandmarkDifference.pages(parts, changedPages: changed).count, 1) >= nearest.weight
+            LandmarkDifference(inMemory: parts, changedPages: changed).weight >= nearest.weight
         {
             search.noteRejectedHit(nil)
             return true

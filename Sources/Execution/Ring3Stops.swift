@@ -72,10 +72,16 @@ struct Ring3Stops: PlaceStops {
     ) throws(ExecutionError) -> Bool {
         guard !planted.contains(where: { $0.address == address }) else { return true }
         guard let place = Self.place(address, system: system, memory: memory) else { return false }
+        try plant(address, at: place, memory)
+        return true
+    }
+
+    private mutating func plant(
+        _ address: UInt64, at place: GuestPhysicalAddress, _ memory: borrowing GuestMemory
+    ) throws(ExecutionError) {
         let original = try guest { () throws(GuestError) in try memory.read(place, count: 1)[0] }
         planted.append(Planted(address: address, place: place, original: original))
         try Self.write(Self.int3, place, memory)
-        return true
     }
 
     /// Where ring 3's code at an address is; nil where it has none.
@@ -123,14 +129,7 @@ struct Ring3Stops: PlaceStops {
         let places = planted
         for place in places { try remove(place.address, memory) }
         let result = try kvm { () throws(KVMError) in try cpu.memoryDigest(memory) }
-        for place in places {
-            let original = try guest { () throws(GuestError) in
-                try memory.read(place.place, count: 1)[0]
-            }
-            planted.append(
-                Planted(address: place.address, place: place.place, original: original))
-            try Self.write(Self.int3, place.place, memory)
-        }
+        for place in places { try plant(place.address, at: place.place, memory) }
         return result
     }
 
@@ -252,8 +251,7 @@ struct Ring3Stops: PlaceStops {
 
     /// Executes the instruction at a planted place where the guest was just stopped.
     ///
-    /// Where it is a jump, as at the end of a loop, without the CPU, which takes two thirds of what a
-    /// stop and a step take.
+    /// Where it is a jump, as at the end of a loop, without the CPU: that saves a run and what arms it.
     mutating func leave<CPU: Processor & ~Copyable>(
         _ cpu: inout CPU, _ memory: borrowing GuestMemory
     ) throws(ExecutionError) -> Stop {
