@@ -1,3 +1,4 @@
+internal import Disassembly
 internal import Machine
 
 /// A near jump by a displacement, as 64-bit code has it without a prefix: all that it changes is RIP,
@@ -8,38 +9,28 @@ struct NearJump {
     /// The longest form: 0F 8x and four bytes.
     static let maximumLength = 6
 
-    /// Which jump: the low half of the opcode's last byte; nil: JMP.
+    /// When it jumps: the low half of the opcode's last byte; nil: always.
     private let condition: UInt8?
-    private let length: Int
-    private let displacement: Int64
+    private let target: UInt64
+    private let next: UInt64
 
-    /// Reads one from code; nil where the first bytes are none.
-    init?(_ code: [UInt8]) {
-        let displacementBytes: Int
-        switch (code.first, code.count > 1 ? code[1] : nil) {
-        case (0xEB, _): (condition, length, displacementBytes) = (nil, 2, 1)
-        case (0xE9, _): (condition, length, displacementBytes) = (nil, 5, 4)
-        case (.some(let byte), _) where byte & 0xF0 == 0x70:
-            (condition, length, displacementBytes) = (byte & 0xF, 2, 1)
-        case (0x0F, .some(let byte)) where byte & 0xF0 == 0x80:
-            (condition, length, displacementBytes) = (byte & 0xF, 6, 4)
+    /// Reads one from the code at an address; nil where the first bytes are none.
+    init?(_ code: [UInt8], at address: UInt64, _ disassembler: Disassembler) {
+        switch (code.first, code.dropFirst().first) {
+        case (0xEB, _), (0xE9, _): condition = nil
+        case (.some(let byte), _) where byte & 0xF0 == 0x70: condition = byte & 0xF
+        case (0x0F, .some(let byte)) where byte & 0xF0 == 0x80: condition = byte & 0xF
         default: return nil
         }
-        guard code.count >= length else { return nil }
-        var value: UInt32 = 0
-        for byte in code[..<length].suffix(displacementBytes).reversed() {
-            value = value << 8 | UInt32(byte)
-        }
-        displacement =
-            displacementBytes == 1
-            ? Int64(Int8(truncatingIfNeeded: value)) : Int64(Int32(bitPattern: value))
+        guard let flow = disassembler.flow(code.span, at: 0, address: address),
+            let target = flow.target
+        else { return nil }
+        self.target = target
+        next = address &+ UInt64(flow.length)
     }
 
-    /// Where it leads from an address.
-    func target(from address: UInt64, flags: UInt64) -> UInt64 {
-        let next = address &+ UInt64(length)
-        return isTaken(flags) ? next &+ UInt64(bitPattern: displacement) : next
-    }
+    /// Where it leads.
+    func destination(flags: UInt64) -> UInt64 { isTaken(flags) ? target : next }
 
     private func isTaken(_ flags: UInt64) -> Bool {
         guard let condition else { return true }

@@ -1,3 +1,4 @@
+internal import Disassembly
 internal import Guest
 internal import KVM
 internal import Machine
@@ -266,8 +267,10 @@ struct Ring3Stops: PlaceStops {
             GuestVirtualAddress(registers.rip), count: NearJump.maximumLength, system: system,
             memory: memory)
         if !code.isEmpty { code[0] = place.original }
-        guard let jump = NearJump(code) else { return try step(&cpu, memory) }
-        let target = jump.target(from: registers.rip, flags: registers[.rflags])
+        guard let jump = NearJump(code, at: registers.rip, Disassembler(for: system)) else {
+            return try step(&cpu, memory)
+        }
+        let target = jump.destination(flags: registers[.rflags])
         // Else it might raise an exception.
         guard (target ^ registers.rip) >> 32 == 0 else { return try step(&cpu, memory) }
         lastNanoseconds = 0
