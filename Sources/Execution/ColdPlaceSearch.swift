@@ -3,12 +3,12 @@
 /// A place that comes again within ``coldNanoseconds`` is hot and is dropped. One that stays away
 /// for longer is taken when it does so twice more, or once more if another place was passed
 /// meanwhile: time alone can be the host's, which had something else to do. Where all are hot, the
-/// coldest of them is taken, if it stays away for ``hotNanoseconds``. No place is taken that did not
-/// stay away for that long in this very search, whatever is known of it, but for one that never came
-/// twice before ring 3 was left. What was learned is kept for the next search, and tried again from
-/// time to time: of the last two measurements the shorter holds. (A moment in which the host was busy makes a place look colder than it is, and replays
-/// would stop in a loop's innermost place a thousand times as often; or hotter, if it fell on the
-/// measurement of a stop.)
+/// coldest of them is taken, if it stays away for ``hotNanoseconds``. No place is taken that did
+/// not stay away for that long in this very search, whatever is known of it, but for one that never
+/// came twice before ring 3 was left. What was learned is kept for the next search, and tried again
+/// from time to time: of the last two measurements the shorter holds. (A moment in which the host
+/// was busy makes a place look colder than it is, and replays would stop in a loop's innermost
+/// place a thousand times as often; or hotter, if it fell on the measurement of a stop.)
 struct ColdPlaceSearch {
     /// What to do at a place.
     enum Verdict: Equatable {
